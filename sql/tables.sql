@@ -1,0 +1,125 @@
+-- Base tables have singular names and are granted to nobody; people read the plural views of views.sql,
+-- which filter by role membership. Written only through src/pg/internal_rights.rs.
+
+CREATE TYPE anomaly.severity AS ENUM ('info', 'warning', 'critical', 'emergency');
+COMMENT ON TYPE anomaly.severity IS 'how far a point is from normal: deviation >= 2 warning, >= 3 critical, >= 5 emergency, else info';
+
+CREATE TABLE anomaly.setting (
+    only_row     boolean     NOT NULL DEFAULT true PRIMARY KEY CHECK (only_row),
+    database_oid oid         NOT NULL,
+    resumed_at   timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    resumed_by   regrole     NOT NULL
+);
+COMMENT ON TABLE anomaly.setting IS 'not dumped: names the database that may run detectors; missing or different means paused (restored or copied)';
+
+CREATE TABLE anomaly.anomaly_type (
+    anomaly_type text    NOT NULL PRIMARY KEY,
+    family       text    NOT NULL CHECK (family IN ('system', 'user', 'data', 'other')),
+    description  text    NOT NULL,
+    builtin      boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE anomaly.anomaly_type IS 'registry of anomaly types';
+
+CREATE TABLE anomaly.strategy (
+    strategy    text    NOT NULL PRIMARY KEY,
+    short_name  text    NOT NULL UNIQUE,
+    family      text    NOT NULL CHECK (family IN ('statistical', 'learning', 'hybrid')),
+    description text    NOT NULL,
+    available   boolean NOT NULL,
+    builtin     boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE anomaly.strategy IS 'registry of detection strategies; available says whether this version implements it';
+
+-- A monitor collects measurements on a schedule; its detectors are scanned right after each collection.
+CREATE TABLE anomaly.monitor (
+    monitor      text        NOT NULL PRIMARY KEY,
+    owner        regrole     NOT NULL,
+    kind         text        NOT NULL CHECK (kind IN ('system')),
+    every        interval    NOT NULL CHECK (every > interval '0'),
+    params       jsonb       NOT NULL DEFAULT '{}',
+    enabled      boolean     NOT NULL DEFAULT true,
+    created_at   timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    next_due     timestamptz,
+    consecutive_failures integer NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE anomaly.monitor IS 'sources that a worker runs on a schedule and whose measurements land in anomaly.sample';
+
+CREATE TABLE anomaly.detector (
+    detector        text        NOT NULL PRIMARY KEY CHECK (detector <> '' AND pg_catalog.octet_length(detector) <= 512),
+    owner           regrole     NOT NULL,
+    monitor         text        REFERENCES anomaly.monitor ON DELETE CASCADE,
+    anomaly_type    text        NOT NULL REFERENCES anomaly.anomaly_type,
+    strategy        text        NOT NULL REFERENCES anomaly.strategy,
+    metric_name     text        NOT NULL,
+    entity_type     text,
+    -- relation: source_relation; query: source_query; samples: rows of anomaly.sample with this metric_name;
+    -- points: fed by process_data_point, which keeps them in anomaly.sample as training history.
+    source_kind     text        NOT NULL CHECK (source_kind IN ('relation', 'query', 'samples', 'points')),
+    source_relation regclass,
+    source_name     text,
+    source_query    text,
+    value_column    text,
+    at_column       text,
+    entity_column   text,
+    every           interval    CHECK (every > interval '0'),
+    cron            text,
+    time_zone       text        NOT NULL DEFAULT 'UTC',
+    settle          interval    NOT NULL DEFAULT '5 seconds' CHECK (settle >= interval '0'),
+    training_window interval    NOT NULL DEFAULT '30 days' CHECK (training_window > interval '0'),
+    min_data_points integer     NOT NULL DEFAULT 100 CHECK (min_data_points >= 2),
+    threshold       double precision CHECK (threshold > 0 AND threshold < 'Infinity'),
+    alerts_per_day  double precision NOT NULL DEFAULT 1 CHECK (alerts_per_day > 0 AND alerts_per_day < 'Infinity'),
+    fire_after      integer     NOT NULL DEFAULT 1 CHECK (fire_after >= 1),
+    clear_after     integer     NOT NULL DEFAULT 3 CHECK (clear_after >= 1),
+    max_entities    integer     NOT NULL DEFAULT 10000 CHECK (max_entities >= 1),
+    params          jsonb       NOT NULL DEFAULT '{}',
+    enabled         boolean     NOT NULL DEFAULT true,
+    created_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    updated_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    CHECK (every IS NULL OR cron IS NULL)
+);
+COMMENT ON TABLE anomaly.detector IS 'configuration of each detector; what changes at each scan is in anomaly.detector_state';
+
+CREATE TABLE anomaly.detector_state (
+    detector       text        NOT NULL PRIMARY KEY REFERENCES anomaly.detector ON DELETE CASCADE,
+    -- new: never trained; warming: too few points; active; broken: cannot run until somebody acts
+    status         text        NOT NULL DEFAULT 'new' CHECK (status IN ('new', 'warming', 'active', 'broken')),
+    status_reason  text,
+    watermark      timestamptz,
+    next_due       timestamptz,
+    consecutive_failures integer NOT NULL DEFAULT 0,
+    last_scan_at   timestamptz,
+    last_training_time timestamptz,
+    points_processed bigint    NOT NULL DEFAULT 0,
+    anomalies_detected bigint  NOT NULL DEFAULT 0,
+    entities_skipped bigint    NOT NULL DEFAULT 0
+) WITH (fillfactor = 70);
+COMMENT ON TABLE anomaly.detector_state IS 'where each detector stands: watermark, next due time, status';
+
+-- Insert-then-activate: training writes version n + 1 and its entity states, then moves active.
+CREATE TABLE anomaly.model (
+    detector       text        NOT NULL REFERENCES anomaly.detector ON DELETE CASCADE,
+    version        integer     NOT NULL,
+    active         boolean     NOT NULL,
+    strategy       text        NOT NULL,
+    trained_at     timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    trained_rows   bigint      NOT NULL,
+    trained_from   timestamptz,
+    trained_until  timestamptz,
+    entities       bigint      NOT NULL,
+    points_per_day double precision,
+    payload        bytea       NOT NULL,
+    PRIMARY KEY (detector, version)
+);
+COMMENT ON TABLE anomaly.model IS 'versions of each detector''s shared model (header, checksum, payload)';
+CREATE UNIQUE INDEX model_active ON anomaly.model (detector) WHERE active;
+
+CREATE TABLE anomaly.entity_state (
+    detector text    NOT NULL,
+    version  integer NOT NULL,
+    entity   text    NOT NULL,
+    payload  bytea   NOT NULL,
+    PRIMARY KEY (detector, version, entity),
+    FOREIGN KEY (detector, version) REFERENCES anomaly.model ON DELETE CASCADE
+) WITH (fillfactor = 80);
+COMMENT ON TABLE anomaly.entity_state IS 'one small state per entity: baseline and episode; entity is empty for a detector without entities';

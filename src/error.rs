@@ -17,6 +17,15 @@ pub fn invalid(message: impl Into<String>, hint: impl Into<String>) -> ErrorRepo
     report(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message).set_hint(hint.into())
 }
 
+/// The value of an argument that has to be given; 22004 for NULL. Functions with optional arguments
+/// cannot be STRICT, and pgrx panics when a plain argument is NULL.
+pub fn required<T>(value: Option<T>, name: &str) -> SqlResult<T> {
+    value.ok_or_else(|| {
+        report(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} must not be NULL"))
+            .set_hint(format!("give a value for {name}, or leave it out if it has a default"))
+    })
+}
+
 /// Maps the core's error to its SQLSTATE. A function, because neither type is ours.
 pub fn from_core(error: Error) -> ErrorReport {
     use PgSqlErrorCode::*;
@@ -29,6 +38,8 @@ pub fn from_core(error: Error) -> ErrorReport {
         Error::Corrupted(_) => report(ERRCODE_DATA_CORRUPTED, message),
         Error::NewerFormat(_) => report(ERRCODE_FEATURE_NOT_SUPPORTED, message)
             .set_hint("install the version of anomaly_detection that wrote it, or a newer one"),
+        Error::Unsupported(_) => report(ERRCODE_FEATURE_NOT_SUPPORTED, message)
+            .set_hint("SELECT strategy FROM anomaly.strategies WHERE available"),
         Error::Stopped => report(ERRCODE_QUERY_CANCELED, message),
     }
 }

@@ -21,6 +21,9 @@ pub enum Error {
     /// Stored bytes of a newer format than this library reads (0A000).
     #[error("{0}")]
     NewerFormat(String),
+    /// A known feature that this version does not implement yet (0A000).
+    #[error("{0}")]
+    Unsupported(String),
     /// The caller asked the work to stop (57014).
     #[error("stopped")]
     Stopped,

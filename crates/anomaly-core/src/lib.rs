@@ -3,7 +3,27 @@
 //! Times are `i64` microseconds since 2000-01-01 00:00 UTC, PostgreSQL's epoch, everywhere.
 #![forbid(unsafe_code)]
 
+pub mod calibration;
+pub mod codec;
+pub mod describe;
+pub mod detector;
+pub mod distribution;
+pub mod episode;
 pub mod error;
+pub mod host;
+pub mod nearest;
+pub mod point;
 pub mod progress;
+pub mod schedule;
+pub mod sketch;
+pub mod strategy;
+pub mod system_metrics;
+pub mod verdict;
+pub mod volume;
+pub mod window;
 
+pub use detector::{Detector, DetectorConfig, EntityState, Outcome};
+pub use episode::{Episode, Phase, Transition};
 pub use error::{Error, Result};
+pub use point::Point;
+pub use verdict::{Direction, Severity, Status, Verdict};

@@ -1,0 +1,265 @@
+//! The one path of every detection: point → verdict → episode → learn.
+//!
+//! Training, the scheduled scan, single points, the backtest and the API all go through
+//! [`Detector`]; they differ only in who feeds points and who takes verdicts.
+//!
+//! What is learned. A normal point is learned as it is. A point called anomalous is not, and neither
+//! is the rest of its episode; when the episode ends, its peak alone is learned, moved to the border
+//! of normal. Without that, a detector that calls one normal point in twenty an anomaly would trim
+//! its own baseline until it called one in six (measured, see the tests); with it, an incident of
+//! any height is worth one unremarkable point. More than a tenth of the latest points is never left
+//! out: what lasts is learned as the new normal.
+
+use serde_json::{Map, Value};
+
+use crate::codec::{self, Reader};
+use crate::episode::{Episode, Transition};
+use crate::point::Point;
+use crate::strategy::{EntityModel, Rule, Strategy, strategy};
+use crate::verdict::{Status, Verdict};
+use crate::{Error, Result};
+
+/// Over how many points the share of those left out of the baseline fades.
+const LEFT_OUT_MEMORY: f64 = 100.0;
+/// The largest share of the latest points that may be left out; ten in a row reach it. A rule that
+/// never learned what it calls anomalous would hold on to its first points for ever: after a level
+/// shift, or when its history had shown one of two modes only, nothing would be normal again (on
+/// NAB's public series such a z-score falls from 38 to 0). What exceeds the budget is the new
+/// normal until something better can tell a long incident from a shift.
+const LEFT_OUT_BUDGET: f64 = 0.1;
+/// Assumed where nobody has counted yet: one point a minute.
+const POINTS_PER_DAY: f64 = 1440.0;
+
+/// What a detector is told, unchecked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DetectorConfig {
+    /// Full or short name.
+    pub strategy: String,
+    /// A JSON object or null.
+    pub params: Value,
+    /// The strategy's own rule; `None`: `alerts_per_day` decides.
+    pub threshold: Option<f64>,
+    /// Alerts that quiet data may give per day, over all entities.
+    pub alerts_per_day: f64,
+    /// Points per day over all entities; `None`: one a minute.
+    pub points_per_day: Option<f64>,
+    /// An entity is judged by its own baseline from so many points on.
+    pub min_data_points: u64,
+    /// Consecutive anomalous points that open an alert.
+    pub fire_after: u32,
+    /// Consecutive normal points that resolve it.
+    pub clear_after: u32,
+    pub metric_name: String,
+    pub anomaly_type: String,
+}
+
+impl Default for DetectorConfig {
+    fn default() -> Self {
+        DetectorConfig {
+            strategy: "statistical_zscore".into(),
+            params: Value::Null,
+            threshold: None,
+            alerts_per_day: 1.0,
+            points_per_day: None,
+            min_data_points: 100,
+            fire_after: 1,
+            clear_after: 3,
+            metric_name: "value".into(),
+            anomaly_type: "data_outlier".into(),
+        }
+    }
+}
+
+/// What is kept of one entity between points: its model and its episode.
+pub struct EntityState {
+    pub model: Box<dyn EntityModel>,
+    pub episode: Episode,
+    /// How many entities the model was learned from; 1 but for a shared model.
+    pub entities: u64,
+    /// Share of anomalous points among the latest, fading with [`LEFT_OUT_MEMORY`].
+    pub left_out: f64,
+}
+
+/// What one point gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    pub verdict: Verdict,
+    pub transition: Option<Transition>,
+    /// The figures behind the peak of the episode, whenever the alert needs them: when it opens, and
+    /// when a later point becomes the peak.
+    pub metadata: Option<Map<String, Value>>,
+}
+
+/// A checked configuration.
+pub struct Detector {
+    strategy: Box<dyn Strategy>,
+    config: DetectorConfig,
+    rule: Rule,
+}
+
+fn positive(name: &str, value: f64) -> Result<()> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{name} is {value}"), format!("{name} must be a number above 0.")))
+}
+
+fn at_least(name: &str, value: u64, least: u64) -> Result<()> {
+    if value >= least {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{name} is {value}"), format!("{name} must be at least {least}.")))
+}
+
+impl Detector {
+    /// `InvalidParameter` names the setting and its range; `Unsupported`: see [`strategy`].
+    pub fn new(config: DetectorConfig) -> Result<Self> {
+        let strategy = strategy(&config.strategy, &config.params)?;
+        if let Some(threshold) = config.threshold {
+            positive("threshold", threshold)?;
+        }
+        positive("alerts_per_day", config.alerts_per_day)?;
+        let points_per_day = config.points_per_day.unwrap_or(POINTS_PER_DAY);
+        positive("points_per_day", points_per_day)?;
+        at_least("min_data_points", config.min_data_points, 2)?;
+        at_least("fire_after", u64::from(config.fire_after), 1)?;
+        at_least("clear_after", u64::from(config.clear_after), 1)?;
+        if config.metric_name.is_empty() {
+            return Err(Error::invalid("metric_name is empty", "Name what is measured."));
+        }
+        // Each alert takes fire_after anomalous points of its own, so that alerts_per_day of them
+        // take at least so many times more points, however these depend on each other.
+        let points_to_alert = config.alerts_per_day * f64::from(config.fire_after);
+        let alpha = (points_to_alert / points_per_day).clamp(1e-12, 0.05);
+        let rule = Rule::new(config.threshold, libm::log(alpha));
+        Ok(Detector { strategy, config, rule })
+    }
+
+    pub fn config(&self) -> &DetectorConfig {
+        &self.config
+    }
+
+    pub fn strategy(&self) -> &dyn Strategy {
+        self.strategy.as_ref()
+    }
+
+    pub fn rule(&self) -> &Rule {
+        &self.rule
+    }
+
+    pub fn new_state(&self) -> EntityState {
+        EntityState {
+            model: self.strategy.new_state(),
+            episode: Episode::default(),
+            entities: 1,
+            left_out: 0.0,
+        }
+    }
+
+    /// Reads what [`Detector::encode_state`] wrote. `Corrupted` for bytes that are no state of this
+    /// strategy, `NewerFormat` for one that a later version wrote.
+    pub fn decode_state(&self, bytes: &[u8]) -> Result<EntityState> {
+        let (algorithm, payload) = codec::unwrap(bytes)?;
+        if algorithm != self.strategy.algorithm() {
+            return Err(Error::Corrupted(format!(
+                "stored state is of algorithm {algorithm}, not {}",
+                self.strategy.name()
+            )));
+        }
+        let mut reader = Reader::new(payload);
+        let entities = reader.u64()?;
+        let left_out = reader.non_negative("left_out")?;
+        let episode = Episode::decode(&mut reader)?;
+        let model = self.strategy.decode_state(&mut reader)?;
+        reader.finish()?;
+        Ok(EntityState { model, episode, entities, left_out })
+    }
+
+    pub fn encode_state(&self, state: &EntityState) -> Result<Vec<u8>> {
+        let mut out = Vec::with_capacity(2048);
+        let start = codec::open(&mut out, self.strategy.algorithm());
+        out.extend_from_slice(&state.entities.to_le_bytes());
+        out.extend_from_slice(&state.left_out.to_le_bytes());
+        state.episode.encode(&mut out);
+        state.model.encode(&mut out)?;
+        codec::seal(&mut out, start)?;
+        Ok(out)
+    }
+
+    /// Learns a point of the history without judging it. NaN and infinities are left out.
+    pub fn train(&self, state: &mut EntityState, point: &Point) {
+        state.model.learn(point);
+    }
+
+    /// Whether the entity has enough points of its own.
+    pub fn is_warm(&self, state: &EntityState) -> bool {
+        state.model.count() >= self.config.min_data_points
+    }
+
+    /// Judges a point, moves the episode on, and learns the point unless it is anomalous.
+    ///
+    /// An entity with too few points is judged by the `shared` model, if that has seen enough points
+    /// of at least two entities; otherwise no finite value of it is an anomaly. Either way it learns
+    /// every finite value and its status is `warming`.
+    pub fn process(
+        &self,
+        state: &mut EntityState,
+        shared: Option<&EntityState>,
+        point: &Point,
+    ) -> Outcome {
+        let warming = !self.is_warm(state);
+        let shared = shared.filter(|s| warming && s.entities >= 2 && self.is_warm(s));
+        let judge = shared.map_or(&state.model, |s| &s.model);
+        let mut verdict = judge.judge(point, &self.rule);
+        if warming && verdict.status == Status::Ok {
+            verdict.status =
+                Status::Warming { have: state.model.count(), need: self.config.min_data_points };
+            verdict.is_anomaly &= shared.is_some();
+        }
+
+        let observed =
+            state.episode.observe(&verdict, self.config.fire_after, self.config.clear_after);
+        let metadata = match observed.transition {
+            Some(Transition::Opened(episode)) => {
+                Some(judge.metadata(&Verdict::from(&episode.peak), &self.rule))
+            }
+            Some(Transition::Updated(_)) if observed.new_peak => {
+                Some(judge.metadata(&verdict, &self.rule))
+            }
+            _ => None,
+        };
+
+        let anomalous = f64::from(u8::from(verdict.is_anomaly));
+        state.left_out += (anomalous - state.left_out) / LEFT_OUT_MEMORY;
+        if warming || !verdict.is_anomaly || state.left_out > LEFT_OUT_BUDGET {
+            state.model.learn(point);
+        }
+        if let Some(ended) = observed.ended
+            && !warming
+        {
+            let peak = Point::new(ended.peak.at, ended.peak.value);
+            state.model.learn_clipped(&peak);
+        }
+        Outcome { verdict, transition: observed.transition, metadata }
+    }
+
+    /// Judges a point and changes nothing.
+    pub fn judge(&self, state: &EntityState, point: &Point) -> Verdict {
+        state.model.judge(point, &self.rule)
+    }
+
+    /// One sentence for people; see [`crate::describe`].
+    pub fn description(&self, verdict: &Verdict) -> String {
+        crate::describe::description(
+            &self.config.metric_name,
+            self.strategy.statistic_name(),
+            &self.rule,
+            verdict,
+        )
+    }
+
+    /// What to do about it; see [`crate::describe`].
+    pub fn suggestion(&self, verdict: &Verdict) -> &'static str {
+        crate::describe::suggestion(&self.config.anomaly_type, verdict.direction)
+    }
+}

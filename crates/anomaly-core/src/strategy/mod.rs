@@ -1,0 +1,311 @@
+//! The strategy interface, and the registries of strategies and anomaly types.
+//!
+//! A [`Strategy`] is a configured algorithm, one per detector; an [`EntityModel`] is what it knows
+//! of one entity. A new strategy is a file here, an entry in [`STRATEGIES`] and a case in
+//! [`strategy`].
+
+mod iqr;
+mod location_scale;
+mod mad;
+mod moments;
+mod quantiles;
+mod zscore;
+
+use serde_json::{Map, Value};
+
+use crate::calibration::Alpha;
+use crate::codec::Reader;
+use crate::point::Point;
+use crate::verdict::Verdict;
+use crate::{Error, Result};
+
+pub use iqr::Iqr;
+pub use mad::Mad;
+pub use zscore::Zscore;
+
+/// When a point is an anomaly.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rule {
+    /// The strategy's own rule: |z| > t, outside the quartiles ∓ t·IQR, |modified z| > t.
+    pub threshold: Option<f64>,
+    /// Without a threshold: an anomaly is a point with ln p < `ln_alpha`.
+    pub ln_alpha: f64,
+    /// The two-sided normal quantile of the same.
+    pub z_alpha: f64,
+}
+
+impl Rule {
+    /// `ln_alpha` is brought below 0 and above that of the largest deviation.
+    pub fn new(threshold: Option<f64>, ln_alpha: f64) -> Self {
+        let alpha = Alpha::from_ln(ln_alpha);
+        Rule { threshold, ln_alpha: alpha.ln_p, z_alpha: alpha.z }
+    }
+
+    fn alpha(&self) -> Alpha {
+        Alpha { ln_p: self.ln_alpha, z: self.z_alpha }
+    }
+}
+
+/// A configured algorithm.
+pub trait Strategy: Send + Sync {
+    /// As registered, `statistical_zscore`.
+    fn name(&self) -> &'static str;
+    /// `zscore`.
+    fn short_name(&self) -> &'static str;
+    /// What [`Verdict::statistic`] is called in a description.
+    fn statistic_name(&self) -> &'static str;
+    /// Written into every stored state.
+    fn algorithm(&self) -> u16;
+    fn new_state(&self) -> Box<dyn EntityModel>;
+    /// Reads what [`EntityModel::encode`] wrote; never panics, whatever the bytes.
+    fn decode_state(&self, reader: &mut Reader<'_>) -> Result<Box<dyn EntityModel>>;
+}
+
+/// What a strategy knows of one entity.
+pub trait EntityModel: Send {
+    /// Points learned.
+    fn count(&self) -> u64;
+    /// Judges a point without learning it.
+    fn judge(&self, point: &Point, rule: &Rule) -> Verdict;
+    /// Learns a point; ignores NaN and infinities.
+    fn learn(&mut self, point: &Point);
+    /// Learns an anomalous point as one on the border of normal, moved there if it lies beyond.
+    fn learn_clipped(&mut self, point: &Point);
+    fn encode(&self, out: &mut Vec<u8>) -> Result<()>;
+    /// The strategy's figures behind a verdict, by the names users know. Valid JSON whatever the
+    /// verdict holds.
+    fn metadata(&self, verdict: &Verdict, rule: &Rule) -> Map<String, Value>;
+}
+
+/// One row of the strategy registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StrategyInfo {
+    pub name: &'static str,
+    pub short_name: &'static str,
+    /// `statistical`, `learning` or `hybrid`.
+    pub family: &'static str,
+    pub description: &'static str,
+    /// Whether this version implements it.
+    pub available: bool,
+}
+
+const fn info(
+    name: &'static str,
+    short_name: &'static str,
+    family: &'static str,
+    description: &'static str,
+    available: bool,
+) -> StrategyInfo {
+    StrategyInfo { name, short_name, family, description, available }
+}
+
+/// Every strategy there is, whether or not this version implements it.
+pub const STRATEGIES: &[StrategyInfo] = &[
+    info(
+        "statistical_zscore",
+        "zscore",
+        "statistical",
+        "distance from the mean in standard deviations",
+        true,
+    ),
+    info(
+        "statistical_iqr",
+        "iqr",
+        "statistical",
+        "distance past the quartiles in interquartile ranges",
+        true,
+    ),
+    info(
+        "statistical_mad",
+        "mad",
+        "statistical",
+        "distance from the median in median absolute deviations",
+        true,
+    ),
+    info(
+        "statistical_moving_average",
+        "moving_average",
+        "statistical",
+        "distance from moving averages over three windows",
+        false,
+    ),
+    info(
+        "statistical_regression",
+        "regression",
+        "statistical",
+        "residual of a regression on trend, season and calendar",
+        false,
+    ),
+    info(
+        "learning_isolation_forest",
+        "isolation_forest",
+        "learning",
+        "how few random splits isolate a point",
+        false,
+    ),
+    info(
+        "learning_one_class_svm",
+        "one_class_svm",
+        "learning",
+        "distance outside the support of the training data",
+        false,
+    ),
+    info(
+        "learning_autoencoder",
+        "autoencoder",
+        "learning",
+        "reconstruction error of a neural network",
+        false,
+    ),
+    info(
+        "learning_lstm",
+        "lstm",
+        "learning",
+        "prediction error of a recurrent neural network",
+        false,
+    ),
+    info("hybrid_ensemble", "ensemble", "hybrid", "weighted vote of several strategies", false),
+    info("hybrid_adaptive", "adaptive", "hybrid", "vote whose weights follow feedback", false),
+];
+
+/// Older names that still work.
+const ALIASES: &[(&str, &str)] =
+    &[("learning_deep_lstm", "learning_lstm"), ("deep_lstm", "learning_lstm")];
+
+/// One row of the anomaly type registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnomalyTypeInfo {
+    pub name: &'static str,
+    /// `system`, `user`, `data` or `other`.
+    pub family: &'static str,
+    pub description: &'static str,
+}
+
+const fn kind(
+    name: &'static str,
+    family: &'static str,
+    description: &'static str,
+) -> AnomalyTypeInfo {
+    AnomalyTypeInfo { name, family, description }
+}
+
+/// The built-in anomaly types.
+pub const ANOMALY_TYPES: &[AnomalyTypeInfo] = &[
+    kind("system_cpu", "system", "processor use"),
+    kind("system_memory", "system", "memory use"),
+    kind("system_disk", "system", "disk use"),
+    kind("system_network", "system", "network traffic"),
+    kind("system_error_rate", "system", "rate of errors"),
+    kind("system_latency", "system", "response time"),
+    kind("user_login_pattern", "user", "when, how often and from where a user logs in"),
+    kind("user_access_pattern", "user", "what a user reads"),
+    kind("user_transaction_pattern", "user", "how much and how often a user pays"),
+    kind("user_content_pattern", "user", "what a user works with"),
+    kind("data_outlier", "data", "single values out of line"),
+    kind("data_drift", "data", "a distribution that moves"),
+    kind("data_missing", "data", "values or rows that are not there"),
+    kind("data_inconsistency", "data", "values that contradict rules or each other"),
+    kind("data_volume", "data", "more or fewer rows than usual"),
+    kind("data_quality", "data", "the quality of a table as a whole"),
+];
+
+fn listed(names: impl Iterator<Item = &'static str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// The registered strategy of a full name, a short name or an alias.
+pub fn strategy_info(name: &str) -> Result<&'static StrategyInfo> {
+    let full = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, full)| full);
+    STRATEGIES.iter().find(|s| s.name == full || s.short_name == full).ok_or_else(|| {
+        Error::invalid(
+            format!("unknown strategy \"{name}\""),
+            format!("Strategies are {}.", listed(STRATEGIES.iter().map(|s| s.name))),
+        )
+    })
+}
+
+/// The full name of a strategy.
+pub fn resolve_name(name: &str) -> Result<&'static str> {
+    strategy_info(name).map(|s| s.name)
+}
+
+/// The registered anomaly type of a name.
+pub fn anomaly_type_info(name: &str) -> Result<&'static AnomalyTypeInfo> {
+    ANOMALY_TYPES.iter().find(|t| t.name == name).ok_or_else(|| {
+        Error::invalid(
+            format!("unknown anomaly type \"{name}\""),
+            format!("Anomaly types are {}.", listed(ANOMALY_TYPES.iter().map(|t| t.name))),
+        )
+    })
+}
+
+/// The strategy of a name with its parameters, a JSON object or null.
+///
+/// `InvalidParameter` for an unknown name, an unknown parameter or a bad value; `Unsupported` for a
+/// strategy that this version does not implement.
+pub fn strategy(name: &str, params: &Value) -> Result<Box<dyn Strategy>> {
+    let info = strategy_info(name)?;
+    let empty = Map::new();
+    let params = match params {
+        Value::Null => &empty,
+        Value::Object(map) => map,
+        _ => {
+            return Err(Error::invalid(
+                "strategy parameters must be a JSON object",
+                "Write for example {\"sketch_capacity\": 128}, or {}.",
+            ));
+        }
+    };
+    match info.short_name {
+        "zscore" => Ok(Box::new(Zscore::new(params)?)),
+        "iqr" => Ok(Box::new(Iqr::new(params)?)),
+        "mad" => Ok(Box::new(Mad::new(params)?)),
+        _ => Err(Error::Unsupported(format!(
+            "strategy \"{}\" is not implemented in this version; available are {}",
+            info.name,
+            listed(STRATEGIES.iter().filter(|s| s.available).map(|s| s.name)),
+        ))),
+    }
+}
+
+/// Refuses parameters that the strategy does not know.
+fn check_keys(strategy: &str, params: &Map<String, Value>, valid: &[&'static str]) -> Result<()> {
+    for key in params.keys() {
+        if !valid.contains(&key.as_str()) {
+            let hint = if valid.is_empty() {
+                format!("Strategy {strategy} takes no parameters.")
+            } else {
+                format!("Parameters of {strategy} are {}.", valid.join(", "))
+            };
+            return Err(Error::invalid(format!("unknown parameter \"{key}\" of {strategy}"), hint));
+        }
+    }
+    Ok(())
+}
+
+/// An integer parameter, checked against its range.
+fn integer_param(
+    params: &Map<String, Value>,
+    key: &str,
+    default: u64,
+    range: std::ops::RangeInclusive<u64>,
+) -> Result<u64> {
+    let Some(value) = params.get(key) else { return Ok(default) };
+    match value.as_u64().filter(|v| range.contains(v)) {
+        Some(v) => Ok(v),
+        None => Err(Error::invalid(
+            format!("parameter \"{key}\" is {value}"),
+            format!("It must be a whole number from {} to {}.", range.start(), range.end()),
+        )),
+    }
+}
+
+/// JSON of a figure. JSON has no infinity or NaN: they become text, as in PostgreSQL's `to_jsonb`.
+fn json_number(v: f64) -> Value {
+    match serde_json::Number::from_f64(v) {
+        Some(n) => Value::Number(n),
+        None if v.is_nan() => Value::from("NaN"),
+        None if v > 0.0 => Value::from("Infinity"),
+        None => Value::from("-Infinity"),
+    }
+}

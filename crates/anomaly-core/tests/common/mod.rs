@@ -1,0 +1,66 @@
+//! Seeded noise for tests.
+#![allow(dead_code)]
+
+use anomaly_core::{Detector, DetectorConfig, EntityState, Point};
+
+/// SplitMix64.
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// In (0, 1).
+    pub fn uniform(&mut self) -> f64 {
+        ((self.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    }
+
+    /// Box and Muller.
+    pub fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * libm::log(self.uniform())).sqrt();
+        radius * libm::cos(std::f64::consts::TAU * self.uniform())
+    }
+
+    /// Student's t with four degrees of freedom.
+    pub fn t4(&mut self) -> f64 {
+        let chi2 = -2.0 * libm::log(self.uniform() * self.uniform());
+        self.normal() / (chi2 / 4.0).sqrt()
+    }
+
+    pub fn exponential(&mut self) -> f64 {
+        -libm::log(self.uniform())
+    }
+}
+
+pub const STRATEGIES: [&str; 3] = ["statistical_zscore", "statistical_iqr", "statistical_mad"];
+
+pub fn config(strategy: &str) -> DetectorConfig {
+    DetectorConfig { strategy: strategy.into(), ..DetectorConfig::default() }
+}
+
+/// A detector with the given share of normal points flagged.
+pub fn with_alpha(strategy: &str, alpha: f64) -> Detector {
+    Detector::new(DetectorConfig {
+        alerts_per_day: alpha,
+        points_per_day: Some(1.0),
+        ..config(strategy)
+    })
+    .unwrap()
+}
+
+pub fn with_threshold(strategy: &str, threshold: f64) -> Detector {
+    Detector::new(DetectorConfig { threshold: Some(threshold), ..config(strategy) }).unwrap()
+}
+
+pub fn trained(detector: &Detector, values: impl IntoIterator<Item = f64>) -> EntityState {
+    let mut state = detector.new_state();
+    for (i, v) in values.into_iter().enumerate() {
+        detector.train(&mut state, &Point::new(i as i64, v));
+    }
+    state
+}

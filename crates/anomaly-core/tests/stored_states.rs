@@ -1,0 +1,138 @@
+//! Stored states: golden bytes, and decoding that survives anything.
+
+mod common;
+
+use anomaly_core::{Detector, Error, Point, codec};
+use common::{config, trained, with_alpha};
+use proptest::prelude::*;
+
+fn state_bytes(name: &str, open: bool) -> Vec<u8> {
+    let detector = with_alpha(name, 0.001);
+    let mut state = trained(&detector, (0..130).map(|i| f64::from((i * 37) % 11) + 0.25));
+    if open {
+        detector.process(&mut state, None, &Point::new(5_000_000, 99.5));
+        state.episode.alert_id = 7;
+    }
+    detector.encode_state(&state).unwrap()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The files were written by this test with UPDATE_GOLDEN=1; a change of them is a change of format.
+#[test]
+fn golden_bytes() {
+    for (name, short) in
+        [("statistical_zscore", "zscore"), ("statistical_iqr", "iqr"), ("statistical_mad", "mad")]
+    {
+        let path = format!("{}/tests/golden/state_v1_{short}.hex", env!("CARGO_MANIFEST_DIR"));
+        let bytes = state_bytes(name, true);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, hex(&bytes) + "\n").unwrap();
+        }
+        let golden = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(hex(&bytes), golden.trim(), "the stored format of {name} has changed");
+        let detector = with_alpha(name, 0.001);
+        let state = detector.decode_state(&bytes).unwrap();
+        assert_eq!(state.episode.alert_id, 7);
+        assert_eq!(state.episode.peak.value, 99.5);
+        assert_eq!(state.model.count(), 130);
+    }
+}
+
+#[test]
+fn the_envelope_is_what_its_documentation_says() {
+    let bytes = codec::wrap(7, b"abc").unwrap();
+    assert_eq!(&bytes[..12], b"ANOM\x01\x00\x07\x00\x03\x00\x00\x00");
+    // CRC-32 (zlib.crc32) of bytes 4..12 and the payload
+    assert_eq!(bytes[12..16], 0x35e5_81a8_u32.to_le_bytes());
+    assert_eq!(&bytes[16..], b"abc");
+    assert_eq!(codec::unwrap(&bytes).unwrap(), (7, &b"abc"[..]));
+}
+
+#[test]
+fn damage_is_found_and_named() {
+    for name in common::STRATEGIES {
+        let detector = with_alpha(name, 0.001);
+        let bytes = state_bytes(name, true);
+        let decode = |b: &[u8]| detector.decode_state(b).err();
+        assert_eq!(decode(&bytes), None);
+        for n in 0..bytes.len() {
+            assert!(matches!(decode(&bytes[..n]), Some(Error::Corrupted(_))), "cut at {n}");
+        }
+        for i in 0..bytes.len() {
+            for bit in [0x01, 0x80] {
+                let mut damaged = bytes.clone();
+                damaged[i] ^= bit;
+                let error = decode(&damaged);
+                match i {
+                    // the format version is compared before the checksum
+                    4 | 5 => assert!(
+                        matches!(error, Some(Error::NewerFormat(_) | Error::Corrupted(_))),
+                        "byte {i}"
+                    ),
+                    _ => assert!(matches!(error, Some(Error::Corrupted(_))), "byte {i}"),
+                }
+            }
+        }
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert!(matches!(decode(&longer), Some(Error::Corrupted(_))));
+        let mut newer = bytes.clone();
+        newer[4] = 2;
+        let Some(Error::NewerFormat(message)) = decode(&newer) else { panic!() };
+        assert!(message.contains("format 2") && message.contains("up to 1"));
+        // another strategy's state is not silently taken for one's own
+        for other in common::STRATEGIES.iter().filter(|o| **o != name) {
+            let error = Detector::new(config(other)).unwrap().decode_state(&bytes).err();
+            assert!(matches!(error, Some(Error::Corrupted(m)) if m.contains(other)));
+        }
+    }
+}
+
+/// Payloads with a valid envelope but arbitrary content: what decodes must also be usable.
+fn check_payload(name: &str, payload: &[u8]) {
+    let detector = with_alpha(name, 0.001);
+    let algorithm = detector.strategy().algorithm();
+    let bytes = codec::wrap(algorithm, payload).unwrap();
+    if let Ok(mut state) = detector.decode_state(&bytes) {
+        for x in [0.0, -1e300, 1e300, f64::NAN, f64::INFINITY, 5e-324] {
+            let outcome = detector.process(&mut state, None, &Point::new(0, x));
+            let v = outcome.verdict;
+            assert!(v.deviation() <= 1e6 || v.value.is_nan());
+            detector.description(&v);
+        }
+        for i in 0..300 {
+            detector.process(&mut state, None, &Point::new(i, i as f64));
+        }
+        detector.encode_state(&state).unwrap();
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), pick in 0..3usize) {
+        let detector = with_alpha(common::STRATEGIES[pick], 0.001);
+        prop_assert!(detector.decode_state(&bytes).is_err());
+        check_payload(common::STRATEGIES[pick], &bytes);
+    }
+
+    /// A sound state with some bytes overwritten and a checksum that fits.
+    #[test]
+    fn plausible_damage_never_panics(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        pick in 0..3usize,
+        open in any::<bool>(),
+    ) {
+        let name = common::STRATEGIES[pick];
+        let bytes = state_bytes(name, open);
+        let (_, payload) = codec::unwrap(&bytes).unwrap();
+        let mut payload = payload.to_vec();
+        for (at, byte) in edits {
+            let at = at.index(payload.len());
+            payload[at] = byte;
+        }
+        check_payload(name, &payload);
+    }
+}

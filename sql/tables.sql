@@ -1,6 +1,9 @@
 -- Base tables have singular names and are granted to nobody; people read the plural views of views.sql,
 -- which filter by role membership. Written only through src/pg/internal_rights.rs.
 
+-- Operators and functions of these statements are core's, whatever the installation's schema holds.
+SET LOCAL search_path TO pg_catalog, pg_temp;
+
 CREATE TYPE anomaly.severity AS ENUM ('info', 'warning', 'critical', 'emergency');
 COMMENT ON TYPE anomaly.severity IS 'how far a point is from normal: deviation >= 2 warning, >= 3 critical, >= 5 emergency, else info';
 
@@ -123,3 +126,5 @@ CREATE TABLE anomaly.entity_state (
     FOREIGN KEY (detector, version) REFERENCES anomaly.model ON DELETE CASCADE
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE anomaly.entity_state IS 'one small state per entity: baseline and episode; entity is empty for a detector without entities';
+
+SET LOCAL search_path TO @extschema@, pg_temp;

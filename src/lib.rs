@@ -3,13 +3,81 @@
 //! Table of contents: each file is named for what a SQL user calls. Mathematics live in
 //! `crates/anomaly-core`, `unsafe` in `pg/`, tables and views in `sql/`.
 
+mod anomaly_score;
+mod anomaly_summary;
+mod completeness;
+mod detect_anomalies;
+mod detector;
 mod error;
+mod ewma_score;
+mod gucs;
+mod health;
+mod iqr_score;
+mod modified_zscore;
+mod monitor;
+mod monitor_system;
 mod pg;
+mod run;
+mod sql;
+mod uniqueness;
+mod validity;
+mod volume_check;
+mod worker;
+mod zscore;
+
+use pgrx::prelude::*;
 
 ::pgrx::pg_module_magic!(name, version);
 
+/// Called when the library is loaded: once by the postmaster if it is preloaded, else by each
+/// session that calls one of its functions, parallel workers included.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    gucs::init();
+    worker::init();
+}
+
+/// Only tells pgrx that the schema exists, for `#[pg_extern(schema = "anomaly")]`. It also makes pgrx
+/// emit CREATE SCHEMA IF NOT EXISTS, which finds the schema that sql/bootstrap.sql has created with a
+/// plain CREATE before: a schema of somebody else has stopped the installation by then.
+#[pgrx::pg_schema]
+mod anomaly {}
+
 pgrx::extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
 pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", requires = ["bootstrap"]);
+pgrx::extension_sql_file!("../sql/registries.sql", name = "registries", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/samples.sql", name = "samples", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/monitors.sql", name = "monitors", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/runs.sql", name = "runs", requires = ["tables"]);
+pgrx::extension_sql_file!(
+    "../sql/scheduling.sql",
+    name = "scheduling",
+    requires = [
+        "runs",
+        run::claim_next_due,
+        run::perform_claimed,
+        run::settle_claimed,
+        run::run_is_alive,
+        run::paused_reason,
+        run::resume,
+        run::pause,
+        health::scheduler_health,
+        health::running_workers,
+        health::due_of_others
+    ]
+);
+pgrx::extension_sql_file!(
+    "../sql/views.sql",
+    name = "views",
+    requires = ["registries", "alerts", "samples"]
+);
+pgrx::extension_sql_file!(
+    "../sql/dump.sql",
+    name = "dump",
+    requires = ["views", "scheduling"],
+    finalize
+);
 
 /// Set-up of the test server that `cargo pgrx test` starts.
 #[cfg(test)]

@@ -1,0 +1,72 @@
+-- One row per episode. The ring has one slot a month by the time the alert was raised; retention
+-- truncates the slot that is about to be used again. Partitions are made here and not at run time,
+-- because partitions made later do not survive a dump (DESIGN.md).
+
+-- Operators and functions of these statements are core's, whatever the installation's schema holds.
+SET LOCAL search_path TO pg_catalog, pg_temp;
+
+CREATE SEQUENCE anomaly.alert_id_seq;
+COMMENT ON SEQUENCE anomaly.alert_id_seq IS 'numbers of alerts';
+
+CREATE TABLE anomaly.alert (
+    slot               smallint    NOT NULL,
+    alert_id           bigint      NOT NULL DEFAULT pg_catalog.nextval('anomaly.alert_id_seq'::regclass),
+    uuid               uuid        NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+    detector           text        NOT NULL,
+    owner              regrole     NOT NULL,
+    status             text        NOT NULL CHECK (status IN ('open', 'acknowledged', 'resolved', 'withdrawn')),
+    anomaly_type       text        NOT NULL,
+    detection_strategy text        NOT NULL,
+    severity           anomaly.severity NOT NULL,
+    entity             text        NOT NULL,
+    entity_type        text,
+    metric_name        text        NOT NULL,
+    at                 timestamptz NOT NULL,
+    last_at            timestamptz NOT NULL,
+    raised_at          timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    resolved_at        timestamptz,
+    points             integer     NOT NULL,
+    -- the most deviating point so far
+    peak_at            timestamptz NOT NULL,
+    value              double precision NOT NULL,
+    expected           double precision,
+    lower              double precision,
+    upper              double precision,
+    deviation          double precision NOT NULL,
+    score              double precision NOT NULL,
+    p_value            double precision NOT NULL,
+    direction          text        NOT NULL,
+    description        text        NOT NULL,
+    suggestion         text,
+    related_alerts     uuid[]      NOT NULL DEFAULT '{}',
+    metadata           jsonb       NOT NULL DEFAULT '{}',
+    model_version      integer     NOT NULL,
+    run_id             bigint,
+    PRIMARY KEY (alert_id, slot)
+) PARTITION BY LIST (slot);
+COMMENT ON TABLE anomaly.alert IS 'alerts: one row per episode of anomalous points of one entity';
+
+CREATE TABLE anomaly.alert_00 PARTITION OF anomaly.alert FOR VALUES IN (0);
+CREATE TABLE anomaly.alert_01 PARTITION OF anomaly.alert FOR VALUES IN (1);
+CREATE TABLE anomaly.alert_02 PARTITION OF anomaly.alert FOR VALUES IN (2);
+CREATE TABLE anomaly.alert_03 PARTITION OF anomaly.alert FOR VALUES IN (3);
+CREATE TABLE anomaly.alert_04 PARTITION OF anomaly.alert FOR VALUES IN (4);
+CREATE TABLE anomaly.alert_05 PARTITION OF anomaly.alert FOR VALUES IN (5);
+CREATE TABLE anomaly.alert_06 PARTITION OF anomaly.alert FOR VALUES IN (6);
+CREATE TABLE anomaly.alert_07 PARTITION OF anomaly.alert FOR VALUES IN (7);
+CREATE TABLE anomaly.alert_08 PARTITION OF anomaly.alert FOR VALUES IN (8);
+CREATE TABLE anomaly.alert_09 PARTITION OF anomaly.alert FOR VALUES IN (9);
+CREATE TABLE anomaly.alert_10 PARTITION OF anomaly.alert FOR VALUES IN (10);
+CREATE TABLE anomaly.alert_11 PARTITION OF anomaly.alert FOR VALUES IN (11);
+CREATE TABLE anomaly.alert_12 PARTITION OF anomaly.alert FOR VALUES IN (12);
+CREATE TABLE anomaly.alert_13 PARTITION OF anomaly.alert FOR VALUES IN (13);
+CREATE TABLE anomaly.alert_14 PARTITION OF anomaly.alert FOR VALUES IN (14);
+CREATE TABLE anomaly.alert_15 PARTITION OF anomaly.alert FOR VALUES IN (15);
+
+-- The second wall behind "one row per episode": the same episode cannot be stored twice in a slot.
+CREATE UNIQUE INDEX alert_episode ON anomaly.alert (detector, entity, at, slot);
+CREATE INDEX alert_at ON anomaly.alert (at DESC);
+CREATE INDEX alert_type_at ON anomaly.alert (anomaly_type, at DESC);
+CREATE INDEX alert_severity_at ON anomaly.alert (severity, at DESC);
+
+SET LOCAL search_path TO @extschema@, pg_temp;

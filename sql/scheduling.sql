@@ -1,0 +1,144 @@
+-- Scheduling as people see it: run history, health, progress, and running what is due by hand.
+
+-- Operators and functions of these statements are core's, whatever the installation's schema holds.
+SET LOCAL search_path TO pg_catalog, pg_temp;
+
+CREATE VIEW anomaly.runs WITH (security_barrier) AS
+SELECT r.run_id, r.detector, r.monitor, r.owner, r.kind, r.started_by,
+       -- A row that was restored from a dump, or that nobody has cleared up yet.
+       CASE WHEN r.status OPERATOR(pg_catalog.<>) 'running' OR anomaly.run_is_alive(r.run_id)
+            THEN r.status ELSE 'crashed' END AS status,
+       r.pid, r.started_at, r.finished_at, r.finished_at OPERATOR(pg_catalog.-) r.started_at AS duration,
+       r.window_from, r.window_until, r.rows_read, r.points_scored, r.alerts_opened, r.alerts_resolved,
+       r.entities, r.entities_skipped, r.error_code, r.error_message
+  FROM anomaly.run r
+ WHERE pg_catalog.pg_has_role(CURRENT_USER, r.owner, 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_monitor', 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER');
+COMMENT ON VIEW anomaly.runs IS 'runs of the detectors and monitors that the reader owns or may see';
+
+CREATE VIEW anomaly.progress WITH (security_barrier) AS
+SELECT r.run_id, r.detector, r.monitor, r.owner, r.kind, p.pid, r.started_at,
+       pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) r.started_at AS running_for, p.rows_read
+  FROM anomaly.running_workers() p
+  JOIN anomaly.run r ON r.run_id OPERATOR(pg_catalog.=) p.run_id AND r.status OPERATOR(pg_catalog.=) 'running'
+ WHERE pg_catalog.pg_has_role(CURRENT_USER, r.owner, 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_monitor', 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER');
+COMMENT ON VIEW anomaly.progress IS 'runs that a background worker is executing now, and how many rows they have read';
+
+CREATE VIEW anomaly.health WITH (security_barrier) AS
+SELECT 'system'::pg_catalog.text AS kind, h.name, NULL::regrole AS owner, h.status, h.reason, h.hint,
+       NULL::pg_catalog.timestamptz AS next_due, NULL::pg_catalog.int4 AS consecutive_failures
+  FROM anomaly.scheduler_health() h
+UNION ALL
+SELECT i.kind, i.name, i.owner, j.status, j.reason, j.hint, i.next_due, i.consecutive_failures
+  FROM (SELECT 'detector'::pg_catalog.text AS kind, d.detector AS name, d.owner, d.enabled, s.status, s.status_reason,
+               s.next_due, s.consecutive_failures, d.every, d.min_data_points,
+               COALESCE(m.enabled, true) AS monitor_enabled, 'enable' AS enable
+          FROM anomaly.detector d
+          JOIN anomaly.detector_state s ON s.detector OPERATOR(pg_catalog.=) d.detector
+          LEFT JOIN anomaly.monitor m ON m.monitor OPERATOR(pg_catalog.=) d.monitor
+        UNION ALL
+        SELECT 'monitor', m.monitor, m.owner, m.enabled,
+               CASE WHEN m.enabled AND m.next_due IS NULL THEN 'broken' ELSE 'active' END, NULL,
+               m.next_due, m.consecutive_failures, m.every, NULL, true, 'enable_monitor'
+          FROM anomaly.monitor m) i
+  LEFT JOIN pg_catalog.pg_roles o ON o.oid OPERATOR(pg_catalog.=) i.owner
+  LEFT JOIN LATERAL (
+        SELECT r.status, r.error_message FROM anomaly.run r
+         WHERE i.consecutive_failures OPERATOR(pg_catalog.>) 0
+           AND r.status IN ('failed', 'crashed')
+           AND CASE i.kind WHEN 'detector' THEN r.detector ELSE r.monitor END OPERATOR(pg_catalog.=) i.name
+         ORDER BY r.started_at DESC LIMIT 1) l ON true
+ CROSS JOIN LATERAL (
+        SELECT CASE WHEN o.oid IS NULL THEN 'broken'
+                    WHEN NOT i.enabled OR NOT i.monitor_enabled THEN 'disabled'
+                    WHEN i.status OPERATOR(pg_catalog.=) 'broken' THEN 'broken'
+                    WHEN i.consecutive_failures OPERATOR(pg_catalog.>) 0 THEN 'failing'
+                    WHEN i.status IN ('new', 'warming') THEN 'warming'
+                    WHEN i.next_due OPERATOR(pg_catalog.<) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)
+                         GREATEST(COALESCE(i.every, '1 minute'::pg_catalog.interval), '1 minute'::pg_catalog.interval)) THEN 'late'
+                    ELSE 'ok' END AS status) c
+ CROSS JOIN LATERAL (
+        SELECT c.status,
+               CASE WHEN o.oid IS NULL THEN 'the owner role no longer exists'
+                    WHEN c.status OPERATOR(pg_catalog.=) 'disabled' AND NOT i.monitor_enabled THEN 'its monitor is disabled'
+                    WHEN c.status IN ('failing', 'broken')
+                         THEN COALESCE(i.status_reason, l.error_message, 'it cannot run')
+                    WHEN c.status OPERATOR(pg_catalog.=) 'warming' THEN i.status_reason
+                    WHEN c.status OPERATOR(pg_catalog.=) 'late' THEN pg_catalog.format('due since %s', i.next_due) END AS reason,
+               CASE WHEN o.oid IS NULL THEN pg_catalog.format('SELECT anomaly.drop_%s(%L)', i.kind, i.name)
+                    WHEN c.status IN ('broken', 'disabled') AND i.monitor_enabled
+                         THEN pg_catalog.format('SELECT anomaly.%s(%L)', i.enable, i.name)
+                    WHEN c.status OPERATOR(pg_catalog.=) 'failing'
+                         THEN pg_catalog.format('SELECT * FROM anomaly.runs WHERE %I = %L ORDER BY run_id DESC', i.kind, i.name)
+                    WHEN c.status OPERATOR(pg_catalog.=) 'late' THEN 'see the rows of kind system' END AS hint) j
+ WHERE pg_catalog.pg_has_role(CURRENT_USER, i.owner, 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_monitor', 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER');
+COMMENT ON VIEW anomaly.health IS 'what runs and what does not, why, and what to type about it';
+
+GRANT SELECT ON anomaly.runs, anomaly.progress, anomaly.health TO PUBLIC;
+
+-- One run is three transactions, as in a scan worker: claim, work, record. The subtransaction around
+-- the work lets its error be recorded; a cancel is recorded too and then raised again.
+-- No SET clause: a procedure with one cannot COMMIT. So every name is qualified.
+CREATE PROCEDURE anomaly.run_due() LANGUAGE plpgsql AS $$
+DECLARE
+    began   CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
+    run     pg_catalog.int8;
+    alerts  pg_catalog.int8;
+    code    pg_catalog.text;
+    message pg_catalog.text;
+    skipped pg_catalog.text;
+    cancelled pg_catalog.bool;
+BEGIN
+    LOOP
+        run := anomaly.claim_next_due(began);
+        EXIT WHEN run IS NULL;
+        COMMIT;
+        alerts := NULL;
+        code := NULL;
+        message := NULL;
+        BEGIN
+            alerts := anomaly.perform_claimed(run);
+        EXCEPTION WHEN OTHERS OR query_canceled THEN
+            code := SQLSTATE;
+            message := SQLERRM;
+        END;
+        IF code IS NULL THEN
+            COMMIT;
+        END IF;
+        cancelled := anomaly.settle_claimed(run, alerts, code, message);
+        COMMIT;
+        IF cancelled THEN
+            RAISE query_canceled USING MESSAGE = message;
+        ELSIF code IS NOT NULL THEN
+            RAISE WARNING 'run % failed: %', run, message USING ERRCODE = code;
+        END IF;
+    END LOOP;
+    COMMIT;
+    FOR skipped IN SELECT * FROM anomaly.due_of_others() LOOP
+        RAISE NOTICE 'skipped: %', skipped USING HINT = 'Its owner has to CALL anomaly.run_due(), or a background worker to run it.';
+    END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE anomaly.run_due() IS 'runs the caller''s due detectors and monitors, each in its own transactions; for servers without shared_preload_libraries';
+
+COMMENT ON FUNCTION anomaly.claim_next_due(timestamptz) IS 'first step of anomaly.run_due(): claims the caller''s next due detector or monitor; NULL when nothing is due';
+COMMENT ON FUNCTION anomaly.perform_claimed(bigint) IS 'second step of anomaly.run_due(): does the work of a claimed run; the number of alerts it opened';
+COMMENT ON FUNCTION anomaly.settle_claimed(bigint, bigint, text, text) IS 'third step of anomaly.run_due(): records how a claimed run ended; whether it was cancelled';
+COMMENT ON FUNCTION anomaly.due_of_others() IS 'what is due and visible to the caller, but owned by another role';
+COMMENT ON FUNCTION anomaly.run_is_alive(bigint) IS 'whether a session still holds the lock of a run';
+COMMENT ON FUNCTION anomaly.paused_reason() IS 'why nothing runs in this database by itself; NULL when it may';
+COMMENT ON FUNCTION anomaly.running_workers() IS 'scan workers of this database and the run each is executing; empty without shared_preload_libraries';
+COMMENT ON FUNCTION anomaly.scheduler_health() IS 'one row per problem of the scheduler, or one row that says ok';
+COMMENT ON FUNCTION anomaly.resume() IS 'lets this database run its detectors, after a restore, a copy or anomaly.pause()';
+COMMENT ON FUNCTION anomaly.pause() IS 'keeps this database from running its detectors until anomaly.resume()';
+
+-- The functions check the caller themselves, by membership, which a grant could not express.
+REVOKE EXECUTE ON FUNCTION anomaly.resume(), anomaly.pause() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION anomaly.resume(), anomaly.pause() TO anomaly_admin, pg_database_owner;
+
+SET LOCAL search_path TO @extschema@, pg_temp;

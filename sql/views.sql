@@ -1,0 +1,62 @@
+-- What people read. security_barrier keeps a leaky predicate of the reader from running before the filter.
+
+-- Operators and functions of these statements are core's, whatever the installation's schema holds.
+SET LOCAL search_path TO pg_catalog, pg_temp;
+
+CREATE VIEW anomaly.detectors WITH (security_barrier) AS
+SELECT d.detector, d.owner, s.status, s.status_reason, d.enabled, d.monitor, d.anomaly_type, d.strategy, d.metric_name,
+       d.entity_type, d.source_kind, COALESCE(d.source_relation::pg_catalog.text, d.source_query) AS source,
+       d.value_column, d.at_column, d.entity_column, d.every, d.cron, d.time_zone, d.settle, d.training_window,
+       d.min_data_points, d.threshold, d.alerts_per_day, d.fire_after, d.clear_after, d.max_entities, d.params,
+       d.created_at, d.updated_at, s.watermark, s.next_due, s.last_scan_at, s.last_training_time, s.consecutive_failures,
+       s.points_processed, s.anomalies_detected, s.entities_skipped,
+       m.version AS model_version, m.trained_rows, m.entities, m.points_per_day
+  FROM anomaly.detector d
+  JOIN anomaly.detector_state s ON s.detector OPERATOR(pg_catalog.=) d.detector
+  LEFT JOIN anomaly.model m ON m.detector OPERATOR(pg_catalog.=) d.detector AND m.active
+ WHERE pg_catalog.pg_has_role(CURRENT_USER, d.owner, 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_monitor', 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER');
+COMMENT ON VIEW anomaly.detectors IS 'detectors that the reader owns or may see: configuration, status and model';
+
+CREATE VIEW anomaly.alerts WITH (security_barrier) AS
+SELECT a.alert_id AS id, a.uuid, a.detector, a.owner, a.status, a.severity, a.anomaly_type, a.detection_strategy, a.metric_name,
+       NULLIF(a.entity, '') AS entity, a.entity_type, a.at, a.last_at, a.raised_at, a.resolved_at, a.points, a.peak_at,
+       a.value, a.expected, a.lower, a.upper, a.deviation, a.score, a.p_value, a.direction, a.description, a.suggestion,
+       a.related_alerts, a.metadata, a.model_version, a.run_id,
+       a.severity OPERATOR(pg_catalog.>=) 'critical'::anomaly.severity AS is_critical
+  FROM anomaly.alert a
+ WHERE pg_catalog.pg_has_role(CURRENT_USER, a.owner, 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_monitor', 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER');
+COMMENT ON VIEW anomaly.alerts IS 'alerts that the reader owns or may see, one row per episode';
+
+CREATE VIEW anomaly.models WITH (security_barrier) AS
+SELECT m.detector, d.owner, m.version, m.active, m.strategy, m.trained_at, m.trained_rows, m.trained_from, m.trained_until,
+       m.entities, m.points_per_day, pg_catalog.octet_length(m.payload) AS shared_bytes
+  FROM anomaly.model m
+  JOIN anomaly.detector d ON d.detector OPERATOR(pg_catalog.=) m.detector
+ WHERE pg_catalog.pg_has_role(CURRENT_USER, d.owner, 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_monitor', 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER');
+COMMENT ON VIEW anomaly.models IS 'model versions of the detectors that the reader owns or may see';
+
+-- Measured values are the owner's data: unlike states and alerts they are not shown to anomaly_monitor.
+CREATE VIEW anomaly.samples WITH (security_barrier) AS
+SELECT s.metric, NULLIF(s.entity, '') AS entity, s.at, s.value, s.owner
+  FROM anomaly.sample s
+ WHERE pg_catalog.pg_has_role(CURRENT_USER, s.owner, 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER');
+COMMENT ON VIEW anomaly.samples IS 'collected measurements of the reader';
+
+CREATE VIEW anomaly.strategies AS
+SELECT s.strategy, s.short_name, s.family, s.available, s.description FROM anomaly.strategy s;
+COMMENT ON VIEW anomaly.strategies IS 'detection strategies by name';
+
+CREATE VIEW anomaly.anomaly_types AS
+SELECT t.anomaly_type, t.family, t.description FROM anomaly.anomaly_type t;
+COMMENT ON VIEW anomaly.anomaly_types IS 'anomaly types by name';
+
+GRANT SELECT ON anomaly.detectors, anomaly.alerts, anomaly.models, anomaly.samples, anomaly.strategies, anomaly.anomaly_types TO PUBLIC;
+
+SET LOCAL search_path TO @extschema@, pg_temp;

@@ -1,0 +1,20 @@
+//! The managed path: detectors that are configured once and then train, scan and alert.
+//!
+//! `create_detector` and `watch` set one up, `train` learns its baseline, `scan` judges what is new,
+//! `process_data_point` judges one point that the caller brings. All of them feed points to
+//! [`anomaly_core::detector::Detector`] and store what it answers through [`alerts`]; they differ
+//! only in who brings the points.
+
+pub mod alerts;
+pub mod catalog;
+pub mod create_detector;
+mod drop_detector;
+mod enable;
+#[cfg(any(test, feature = "pg_test"))]
+mod panics;
+mod process_data_point;
+pub mod scan;
+pub mod source;
+mod states;
+mod train;
+mod watch;

@@ -1,0 +1,221 @@
+//! Reading a detector's configuration, state and active model. All of it is fixed SQL under the
+//! rights of the extension's owner; whether the caller may see the detector is checked here.
+
+use anomaly_core::{Detector, DetectorConfig};
+use pgrx::{JsonB, PgSqlErrorCode, pg_sys};
+
+use crate::{
+    detector::source::{Columns, Source},
+    error::{SqlResult, from_core, report},
+    pg::{internal_rights, session},
+    sql,
+};
+
+/// Where points come from.
+#[derive(Debug, Clone)]
+pub enum Feed {
+    Relation {
+        oid: pg_sys::Oid,
+        name: String,
+        columns: Columns,
+    },
+    Query {
+        text: String,
+        columns: Columns,
+    },
+    /// Rows of `anomaly.sample` with the detector's metric and owner.
+    Samples,
+    /// Brought by `process_data_point`, kept in `anomaly.sample`.
+    Points,
+}
+
+/// The active version of a detector's shared model.
+#[derive(Debug, Clone)]
+pub struct ActiveModel {
+    pub version: i32,
+    pub points_per_day: Option<f64>,
+    pub payload: Vec<u8>,
+}
+
+/// A detector as the catalogue has it.
+#[derive(Debug, Clone)]
+pub struct DetectorRow {
+    pub detector: String,
+    pub owner: pg_sys::Oid,
+    pub anomaly_type: String,
+    pub strategy: String,
+    pub metric_name: String,
+    pub entity_type: Option<String>,
+    pub feed: Feed,
+    pub time_zone: String,
+    pub min_data_points: i32,
+    pub threshold: Option<f64>,
+    pub alerts_per_day: f64,
+    pub fire_after: i32,
+    pub clear_after: i32,
+    pub max_entities: i32,
+    pub params: serde_json::Value,
+    pub status: String,
+    pub watermark: Option<i64>,
+    /// now − settle: no point later than this is looked at.
+    pub settled_until: i64,
+    /// settled_until − training_window: training looks no further back.
+    pub training_from: i64,
+    pub model: Option<ActiveModel>,
+}
+
+impl DetectorRow {
+    /// Reads a detector without asking who wants to know.
+    ///
+    /// # Errors
+    /// 42704 when there is none of that id.
+    pub fn load(detector: &str) -> SqlResult<DetectorRow> {
+        Self::find(detector)?.ok_or_else(|| unknown(detector))
+    }
+
+    fn find(detector: &str) -> SqlResult<Option<DetectorRow>> {
+        internal_rights::with(|| {
+            sql::row(LOAD, &[detector.into(), sql::timestamptz(session::now())?.into()], from_row)
+        })
+    }
+
+    /// Reads a detector that the caller owns (through membership too).
+    ///
+    /// # Errors
+    /// 42704 when there is none that the caller may see, 42501 when it is visible but not theirs.
+    pub fn load_owned(detector: &str) -> SqlResult<DetectorRow> {
+        Self::find_owned(detector)?.ok_or_else(|| unknown(detector))
+    }
+
+    /// As `load_owned`, but `None` where there is none that the caller may see.
+    pub fn find_owned(detector: &str) -> SqlResult<Option<DetectorRow>> {
+        let Some(row) = Self::find(detector)? else { return Ok(None) };
+        if session::has_privileges_of(session::current_user(), row.owner) {
+            return Ok(Some(row));
+        }
+        if may_see_all()? {
+            return Err(report(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("must be owner of detector \"{detector}\""),
+            )
+            .set_hint("SET ROLE to its owner; anomaly.detectors names it"));
+        }
+        Ok(None)
+    }
+
+    /// Whether this session may run the detector's SQL: only as its owner and only when no SET
+    /// ROLE stands between, so that the query cannot act with rights that its owner lacks.
+    pub fn runs_here(&self) -> bool {
+        session::session_user() == self.owner && session::current_user() == self.owner
+    }
+
+    /// The configured detection path. `points_per_day` of the model, or the given estimate.
+    pub fn detection(&self, points_per_day: Option<f64>) -> SqlResult<Detector> {
+        Detector::new(DetectorConfig {
+            strategy: self.strategy.clone(),
+            params: self.params.clone(),
+            threshold: self.threshold,
+            alerts_per_day: self.alerts_per_day,
+            points_per_day,
+            min_data_points: self.min_data_points as u64,
+            fire_after: self.fire_after as u32,
+            clear_after: self.clear_after as u32,
+            metric_name: self.metric_name.clone(),
+            anomaly_type: self.anomaly_type.clone(),
+        })
+        .map_err(from_core)
+    }
+
+    /// The source with its columns as they are now.
+    ///
+    /// # Errors
+    /// 42P01 naming the table when it is gone.
+    pub fn source(&self) -> SqlResult<Option<(Source, &Columns)>> {
+        match &self.feed {
+            Feed::Relation { oid, name, columns } => match Source::of_relation(*oid)? {
+                Some(source) => Ok(Some((source, columns))),
+                None => Err(report(
+                    PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                    format!("{name}, the source of detector \"{}\", is gone", self.detector),
+                )
+                .set_hint(format!(
+                    "restore the table, or SELECT anomaly.drop_detector('{}')",
+                    self.detector
+                ))),
+            },
+            Feed::Query { text, columns } => Ok(Some((Source::resolve(text)?, columns))),
+            Feed::Samples | Feed::Points => Ok(None),
+        }
+    }
+}
+
+/// 42704 for an id that does not exist or that the caller may not see.
+pub fn unknown(detector: &str) -> pg_sys::panic::ErrorReport {
+    report(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+        format!("detector \"{detector}\" does not exist"),
+    )
+    .set_hint("SELECT detector FROM anomaly.detectors")
+}
+
+fn may_see_all() -> SqlResult<bool> {
+    Ok(sql::row(
+        "SELECT pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_monitor', 'MEMBER') \
+             OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER')",
+        &[],
+        |row| row.must::<bool>(1),
+    )?
+    .unwrap_or(false))
+}
+
+const LOAD: &str = "\
+    SELECT d.detector, d.owner::oid, d.anomaly_type, d.strategy, d.metric_name, d.entity_type, \
+           d.source_kind, d.source_relation::oid, d.source_name, d.source_query, \
+           d.value_column, d.at_column, d.entity_column, d.time_zone, \
+           d.min_data_points, d.threshold, d.alerts_per_day, d.fire_after, d.clear_after, \
+           d.max_entities, d.params, s.status, s.watermark, \
+           $2 - d.settle, $2 - d.settle - d.training_window, \
+           m.version, m.points_per_day, m.payload \
+      FROM anomaly.detector d JOIN anomaly.detector_state s USING (detector) \
+      LEFT JOIN anomaly.model m ON m.detector = d.detector AND m.active \
+     WHERE d.detector = $1";
+
+fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
+    let columns = || -> SqlResult<Columns> {
+        Ok(Columns { value: row.must(11)?, at: row.must(12)?, entity: row.get(13)? })
+    };
+    let feed = match row.must::<String>(7)?.as_str() {
+        "relation" => Feed::Relation { oid: row.must(8)?, name: row.must(9)?, columns: columns()? },
+        "query" => Feed::Query { text: row.must(10)?, columns: columns()? },
+        "samples" => Feed::Samples,
+        _ => Feed::Points,
+    };
+    let model = match row.get::<i32>(26)? {
+        Some(version) => {
+            Some(ActiveModel { version, points_per_day: row.get(27)?, payload: row.must(28)? })
+        }
+        None => None,
+    };
+    Ok(DetectorRow {
+        detector: row.must(1)?,
+        owner: row.must(2)?,
+        anomaly_type: row.must(3)?,
+        strategy: row.must(4)?,
+        metric_name: row.must(5)?,
+        entity_type: row.get(6)?,
+        feed,
+        time_zone: row.must(14)?,
+        min_data_points: row.must(15)?,
+        threshold: row.get(16)?,
+        alerts_per_day: row.must(17)?,
+        fire_after: row.must(18)?,
+        clear_after: row.must(19)?,
+        max_entities: row.must(20)?,
+        params: row.must::<JsonB>(21)?.0,
+        status: row.must(22)?,
+        watermark: row.micros(23)?,
+        settled_until: row.micros(24)?.unwrap_or(i64::MIN),
+        training_from: row.micros(25)?.unwrap_or(i64::MIN),
+        model,
+    })
+}

@@ -1,0 +1,361 @@
+//! `anomaly.create_detector`: registers a detector and says nothing about training it.
+
+use anomaly_core::schedule::CronSchedule;
+use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, prelude::*};
+
+use crate::{
+    detector::source::{self, Columns, Source},
+    error::{SqlResult, from_core, invalid, report, required},
+    pg::{internal_rights, session},
+    sql, worker,
+};
+
+/// Where a new detector's points come from.
+pub enum FeedSetting<'a> {
+    /// A relation or a query, with the columns that the caller named.
+    Source { text: &'a str, value: Option<&'a str>, at: Option<&'a str>, entity: Option<&'a str> },
+    /// Measurements of a monitor.
+    Samples { monitor: &'a str },
+    /// `process_data_point`.
+    Points,
+}
+
+/// Everything that is configured about a detector, unchecked.
+pub struct Settings<'a> {
+    /// The id; by default type_strategy_metric.
+    pub name: Option<&'a str>,
+    pub anomaly_type: &'a str,
+    pub strategy: &'a str,
+    pub metric_name: &'a str,
+    pub entity_type: Option<&'a str>,
+    pub feed: FeedSetting<'a>,
+    pub every: Option<Interval>,
+    pub cron: Option<&'a str>,
+    pub time_zone: &'a str,
+    pub settle: Interval,
+    pub training_window: Interval,
+    pub min_data_points: i32,
+    pub threshold: Option<f64>,
+    pub alerts_per_day: f64,
+    pub fire_after: i32,
+    pub clear_after: i32,
+    pub max_entities: i32,
+    pub params: serde_json::Value,
+    /// Run for the first time at the next time of the schedule instead of at once: for a caller
+    /// that trains the detector itself.
+    pub trained_by_caller: bool,
+}
+
+#[allow(clippy::too_many_arguments)]
+#[pg_extern(schema = "anomaly", volatile, parallel_unsafe)]
+fn create_detector(
+    anomaly_type: Option<&str>,
+    strategy: Option<&str>,
+    metric_name: Option<&str>,
+    source: default!(Option<&str>, "NULL"),
+    value: default!(Option<&str>, "NULL"),
+    at: default!(Option<&str>, "NULL"),
+    entity: default!(Option<&str>, "NULL"),
+    every: default!(Option<Interval>, "NULL"),
+    cron: default!(Option<&str>, "NULL"),
+    time_zone: default!(Option<&str>, "'UTC'"),
+    training_window: default!(Option<Interval>, "'30 days'"),
+    min_data_points: default!(Option<i32>, "100"),
+    threshold: default!(Option<f64>, "NULL"),
+    alerts_per_day: default!(Option<f64>, "1"),
+    params: default!(Option<JsonB>, "'{}'"),
+    settle: default!(Option<Interval>, "'5 seconds'"),
+    fire_after: default!(Option<i32>, "1"),
+    clear_after: default!(Option<i32>, "3"),
+    max_entities: default!(Option<i32>, "10000"),
+    entity_type: default!(Option<&str>, "NULL"),
+    name: default!(Option<&str>, "NULL"),
+) -> SqlResult<String> {
+    let anomaly_type = required(anomaly_type, "anomaly_type")?;
+    let strategy = required(strategy, "strategy")?;
+    let metric_name = required(metric_name, "metric_name")?;
+    let time_zone = required(time_zone, "time_zone")?;
+    let training_window = required(training_window, "training_window")?;
+    let min_data_points = required(min_data_points, "min_data_points")?;
+    let alerts_per_day = required(alerts_per_day, "alerts_per_day")?;
+    let params = required(params, "params")?;
+    let settle = required(settle, "settle")?;
+    let fire_after = required(fire_after, "fire_after")?;
+    let clear_after = required(clear_after, "clear_after")?;
+    let max_entities = required(max_entities, "max_entities")?;
+    let feed = match source {
+        Some(text) => FeedSetting::Source { text, value, at, entity },
+        None => FeedSetting::Points,
+    };
+    create(Settings {
+        name,
+        anomaly_type,
+        strategy,
+        metric_name,
+        entity_type,
+        feed,
+        every,
+        cron,
+        time_zone,
+        settle,
+        training_window,
+        min_data_points,
+        threshold,
+        alerts_per_day,
+        fire_after,
+        clear_after,
+        max_entities,
+        params: params.0,
+        trained_by_caller: false,
+    })
+}
+
+/// Checks the settings and stores the detector, owned by the current user. The first detector of
+/// a database that has none makes it run; in a restored or copied one everything stays paused.
+///
+/// # Errors
+/// 22023 for a setting out of range, 42P01/42703/42804/42501 for a source that cannot be read,
+/// 42710 when the id is taken, 25006 on a standby, 55000 for an owner that no worker can be.
+pub fn create(settings: Settings) -> SqlResult<String> {
+    if session::in_recovery() {
+        return Err(report(
+            PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+            "cannot create a detector on a standby",
+        )
+        .set_hint("create it on the primary; it runs there, and here after a promotion"));
+    }
+    let strategy = anomaly_core::strategy::resolve_name(settings.strategy).map_err(from_core)?;
+    // Building it proves that the strategy is available and knows every key of params.
+    anomaly_core::strategy::strategy(strategy, &settings.params).map_err(from_core)?;
+    anomaly_core::strategy::anomaly_type_info(settings.anomaly_type).map_err(from_core)?;
+    check_ranges(&settings)?;
+    let first_due = first_due(&settings)?;
+    // PostgreSQL's own error (22023) names an unknown zone.
+    sql::row("SELECT pg_catalog.now() AT TIME ZONE $1", &[settings.time_zone.into()], |_| Ok(()))?;
+    let detector = match settings.name {
+        Some(name) => name.to_owned(),
+        None => format!("{}_{strategy}_{}", settings.anomaly_type, settings.metric_name),
+    };
+    if detector.is_empty() || detector.len() > 512 {
+        return Err(invalid(
+            format!("detector id of {} bytes", detector.len()),
+            "give a name of 1 to 512 bytes",
+        ));
+    }
+
+    let owner = session::current_user();
+    let scheduled = first_due.is_some();
+    if scheduled {
+        check_login(owner)?;
+    }
+    let resolved = match &settings.feed {
+        FeedSetting::Source { text, value, at, entity } => {
+            let source = Source::resolve(text)?;
+            let columns = Columns::choose(&source, *value, *at, *entity)?;
+            let read = source::read_query(&source, &columns, settings.time_zone)?;
+            // Runs as the caller and returns nothing: PostgreSQL checks the rights on every
+            // relation behind it and that the casts exist.
+            let nothing: Option<pgrx::datum::TimestampWithTimeZone> = None;
+            sql::row(
+                &format!("SELECT 1 FROM ({read}) AS readable LIMIT 0"),
+                &[nothing.into(), nothing.into()],
+                |_| Ok(()),
+            )?;
+            Some((source, columns))
+        }
+        FeedSetting::Samples { .. } | FeedSetting::Points => None,
+    };
+    let (kind, monitor) = match (&settings.feed, &resolved) {
+        (FeedSetting::Samples { monitor }, _) => ("samples", Some(*monitor)),
+        (FeedSetting::Points, _) => ("points", None),
+        (FeedSetting::Source { .. }, Some((source, _))) if source.relation.is_some() => {
+            ("relation", None)
+        }
+        (FeedSetting::Source { .. }, _) => ("query", None),
+    };
+    if kind == "points" && scheduled {
+        return Err(invalid(
+            "a detector without source has nothing to scan on a schedule",
+            "give source => 'table or query', or leave out every and cron and call \
+             anomaly.process_data_point",
+        ));
+    }
+
+    let columns = resolved.as_ref().map(|(_, c)| c.clone());
+    let relation = resolved.as_ref().and_then(|(s, _)| s.relation);
+    let source_text = resolved.as_ref().map(|(s, _)| s.text.clone());
+    let inserted = internal_rights::with(|| {
+        sql::execute(
+            "INSERT INTO anomaly.setting (database_oid, resumed_by) \
+             SELECT oid, $1::oid FROM pg_database WHERE datname = current_database() \
+                AND NOT EXISTS (SELECT FROM anomaly.detector) \
+                AND NOT EXISTS (SELECT FROM anomaly.monitor) \
+             ON CONFLICT DO NOTHING",
+            &[owner.into()],
+        )?;
+        let inserted = sql::execute(
+            "INSERT INTO anomaly.detector (detector, owner, monitor, anomaly_type, strategy, \
+                metric_name, entity_type, source_kind, source_relation, source_name, \
+                source_query, value_column, at_column, entity_column, every, cron, time_zone, \
+                settle, training_window, min_data_points, threshold, alerts_per_day, fire_after, \
+                clear_after, max_entities, params) \
+             VALUES ($1, $2::oid, $3, $4, $5, $6, $7, $8, $9::oid, $10, $11, $12, $13, $14, $15, \
+                $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26) \
+             ON CONFLICT DO NOTHING",
+            &[
+                detector.as_str().into(),
+                owner.into(),
+                monitor.into(),
+                settings.anomaly_type.into(),
+                strategy.into(),
+                settings.metric_name.into(),
+                settings.entity_type.into(),
+                kind.into(),
+                relation.into(),
+                relation.and(source_text.as_deref()).into(),
+                if relation.is_none() { source_text.as_deref() } else { None }.into(),
+                columns.as_ref().map(|c| c.value.as_str()).into(),
+                columns.as_ref().map(|c| c.at.as_str()).into(),
+                columns.as_ref().and_then(|c| c.entity.as_deref()).into(),
+                settings.every.into(),
+                settings.cron.into(),
+                settings.time_zone.into(),
+                settings.settle.into(),
+                settings.training_window.into(),
+                settings.min_data_points.into(),
+                settings.threshold.into(),
+                settings.alerts_per_day.into(),
+                settings.fire_after.into(),
+                settings.clear_after.into(),
+                settings.max_entities.into(),
+                JsonB(settings.params.clone()).into(),
+            ],
+        )?;
+        if inserted == 1 {
+            sql::execute(
+                "INSERT INTO anomaly.detector_state (detector, next_due) VALUES ($1, $2)",
+                &[detector.as_str().into(), first_due.map(sql::timestamptz).transpose()?.into()],
+            )?;
+        }
+        Ok(inserted)
+    })?;
+    if inserted == 0 {
+        return Err(report(
+            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+            format!("detector \"{detector}\" already exists"),
+        )
+        .set_hint(format!(
+            "give another name => '…', or SELECT anomaly.drop_detector({})",
+            pgrx::spi::quote_literal(&detector)
+        )));
+    }
+    if let Some(first_due) = first_due {
+        if !worker::is_preloaded() {
+            pgrx::warning!(
+                "detector \"{detector}\" will not run by itself: anomaly_detection is not in \
+                 shared_preload_libraries (add it and restart, or CALL anomaly.run_due())"
+            );
+        }
+        worker::notify_due(first_due);
+    }
+    Ok(detector)
+}
+
+/// When a scheduled detector runs for the first time.
+fn first_due(settings: &Settings) -> SqlResult<Option<i64>> {
+    let now = session::now();
+    let next = match (&settings.every, settings.cron) {
+        (Some(every), _) => now.saturating_add(interval_micros(every) as i64),
+        (None, Some(cron)) => CronSchedule::new(cron, settings.time_zone)
+            .and_then(|schedule| schedule.next_fire(now))
+            .map_err(from_core)?,
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(if settings.trained_by_caller { next } else { now }))
+}
+
+fn check_ranges(settings: &Settings) -> SqlResult<()> {
+    let at_least = |name: &str, value: i32, least: i32| {
+        if value < least {
+            return Err(invalid(
+                format!("{name} must be at least {least}, not {value}"),
+                format!("leave out {name} for its default"),
+            ));
+        }
+        Ok(())
+    };
+    at_least("min_data_points", settings.min_data_points, 2)?;
+    at_least("fire_after", settings.fire_after, 1)?;
+    at_least("clear_after", settings.clear_after, 1)?;
+    at_least("max_entities", settings.max_entities, 1)?;
+    let positive = |name: &str, value: f64, hint: &str| {
+        if value > 0.0 && value.is_finite() {
+            return Ok(());
+        }
+        Err(invalid(format!("{name} must be a positive number, not {value}"), hint.to_owned()))
+    };
+    if let Some(threshold) = settings.threshold {
+        positive("threshold", threshold, "2 to 4 is usual; NULL alerts by rate (alerts_per_day)")?;
+    }
+    positive("alerts_per_day", settings.alerts_per_day, "the default is 1")?;
+    if let Some(every) = &settings.every {
+        if interval_micros(every) < 1_000_000 {
+            return Err(invalid(
+                "every must be at least one second",
+                "for example every => '1 minute'",
+            ));
+        }
+        if settings.cron.is_some() {
+            return Err(invalid("both every and cron are given", "give one of them"));
+        }
+    }
+    if interval_micros(&settings.settle) < 0 {
+        return Err(invalid("settle must not be negative", "for example settle => '5 seconds'"));
+    }
+    if interval_micros(&settings.training_window) <= 0 {
+        return Err(invalid(
+            "training_window must be positive",
+            "for example training_window => '30 days'",
+        ));
+    }
+    if settings.metric_name.is_empty() {
+        return Err(invalid(
+            "metric_name is empty",
+            "name what is measured, for example cpu_usage",
+        ));
+    }
+    Ok(())
+}
+
+/// Before PostgreSQL 17 a worker cannot connect as a role without LOGIN.
+pub fn check_login(owner: pg_sys::Oid) -> SqlResult<()> {
+    let can_login = sql::row(
+        "SELECT rolcanlogin FROM pg_catalog.pg_roles WHERE oid OPERATOR(pg_catalog.=) $1",
+        &[owner.into()],
+        |row| row.must::<bool>(1),
+    )?
+    .unwrap_or(false);
+    if can_login || cfg!(feature = "pg18") {
+        return Ok(());
+    }
+    Err(report(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "the current role has no LOGIN, so no worker can connect as it",
+    )
+    .set_hint("create the detector as a member role that may log in"))
+}
+
+/// An interval's length with months of 30 days, as PostgreSQL compares intervals.
+pub fn interval_micros(interval: &Interval) -> i128 {
+    const DAY: i128 = 86_400_000_000;
+    i128::from(interval.months()) * 30 * DAY
+        + i128::from(interval.days()) * DAY
+        + i128::from(interval.micros())
+}
+
+extension_sql!(
+    r#"COMMENT ON FUNCTION anomaly.create_detector IS
+'registers a detector owned by the current role and answers its id; without source it is fed by process_data_point';"#,
+    name = "create_detector_comment",
+    requires = [create_detector]
+);

@@ -1,0 +1,40 @@
+//! `anomaly.drop_detector`: forgets a detector, its models and states. Its alerts stay.
+
+use pgrx::prelude::*;
+
+use crate::{
+    detector::catalog::DetectorRow,
+    error::SqlResult,
+    pg::{internal_rights, session},
+    sql,
+};
+
+/// True when it existed, false when not (as the caller sees it).
+///
+/// # Errors
+/// 42501 for somebody else's detector.
+#[pg_extern(schema = "anomaly", volatile, parallel_unsafe, strict)]
+fn drop_detector(detector: &str) -> SqlResult<bool> {
+    if DetectorRow::find_owned(detector)?.is_none() {
+        return Ok(false);
+    }
+    internal_rights::with(|| {
+        // First, because it waits for a scan that is running; what that raises is seen below.
+        let deleted =
+            sql::execute("DELETE FROM anomaly.detector WHERE detector = $1", &[detector.into()])?;
+        // Alerts that are open now will never be judged again: they end with their detector.
+        sql::execute(
+            "UPDATE anomaly.alert SET status = 'resolved', resolved_at = $2 \
+             WHERE detector = $1 AND status IN ('open', 'acknowledged')",
+            &[detector.into(), sql::timestamptz(session::now())?.into()],
+        )?;
+        Ok(deleted == 1)
+    })
+}
+
+extension_sql!(
+    r#"COMMENT ON FUNCTION anomaly.drop_detector(text) IS
+'forgets a detector with its models; true when it existed. Its alerts stay readable';"#,
+    name = "drop_detector_comment",
+    requires = [drop_detector]
+);

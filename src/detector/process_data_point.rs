@@ -1,0 +1,270 @@
+//! `anomaly.process_data_point`: judges one point that the caller brings.
+//!
+//! Its detectors are those without a source. The point is kept in `anomaly.sample`, so that they
+//! can be trained on what they were shown.
+
+use anomaly_core::Point;
+use pgrx::{JsonB, datum::TimestampWithTimeZone, pg_sys::panic::ErrorReport, prelude::*};
+use serde_json::Value;
+
+use crate::{
+    detector::{
+        alerts::AlertBook,
+        catalog::DetectorRow,
+        scan::{SAMPLE_SLOTS, finish, judge, lock, sample_slot},
+        states::EntityStates,
+        train,
+    },
+    error::{SqlResult, from_core, invalid, required},
+    pg::{internal_rights, session},
+    run, sql,
+};
+
+const DAY: i64 = 86_400_000_000;
+const NOT_METRICS: [&str; 4] = ["timestamp", "entity_id", "entity_type", "features"];
+
+/// A point as it came: metric values by name, with the keys timestamp, entity_id, entity_type.
+struct DataPoint<'a> {
+    at: i64,
+    entity: String,
+    entity_type: Option<&'a str>,
+    metrics: Vec<(&'a str, &'a Value)>,
+}
+
+impl<'a> DataPoint<'a> {
+    fn read(point: &'a Value) -> SqlResult<Self> {
+        let Some(map) = point.as_object() else {
+            return Err(invalid(
+                "the data point is not a JSON object",
+                r#"for example '{"cpu_usage": 0.7, "entity_id": "web1"}'"#,
+            ));
+        };
+        let at = match map.get("timestamp") {
+            None | Some(Value::Null) => session::now(),
+            Some(Value::String(text)) => {
+                // PostgreSQL's own error (22007) for a text that is no timestamp.
+                let at = sql::row(
+                    "SELECT $1::pg_catalog.timestamptz",
+                    &[text.as_str().into()],
+                    |row| row.micros(1),
+                )?;
+                at.flatten().unwrap_or_default()
+            }
+            Some(other) => {
+                return Err(invalid(
+                    format!("timestamp {other} is not a text"),
+                    "write it as ISO 8601, for example \"2026-01-31T12:00:00Z\"",
+                ));
+            }
+        };
+        if at == i64::MAX || at == i64::MIN {
+            return Err(invalid("the timestamp is infinite", "give the time of the measurement"));
+        }
+        let entity = match map.get("entity_id") {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            Some(other) => {
+                return Err(invalid(
+                    format!("entity_id {other} is neither text nor number"),
+                    "give the entity's name",
+                ));
+            }
+        };
+        let metrics = map
+            .iter()
+            .filter(|(key, _)| !NOT_METRICS.contains(&key.as_str()))
+            .map(|(key, value)| (key.as_str(), value))
+            .collect();
+        Ok(DataPoint {
+            at,
+            entity,
+            entity_type: map.get("entity_type").and_then(Value::as_str),
+            metrics,
+        })
+    }
+}
+
+/// The value of a metric; `None` for null.
+fn metric_value(metric: &str, value: &Value) -> SqlResult<Option<f64>> {
+    match value {
+        Value::Null => Ok(None),
+        Value::Number(number) => Ok(number.as_f64()),
+        // JSON has no NaN and no infinity; PostgreSQL's spelling is taken.
+        Value::String(text) if ["NaN", "Infinity", "-Infinity"].contains(&text.as_str()) => {
+            Ok(text.parse().ok())
+        }
+        other => Err(invalid(
+            format!("metric \"{metric}\" is {other}, not a number"),
+            "give a JSON number, null, or \"NaN\", \"Infinity\", \"-Infinity\"",
+        )),
+    }
+}
+
+/// Judges the point by every enabled detector without source that the caller owns and whose metric
+/// is a key of the point; answers the alerts that it opened or belongs to.
+///
+/// # Errors
+/// 22023 for a point that is not a flat object of numbers, 22007 for a bad timestamp, 55000 while
+/// paused.
+#[allow(clippy::type_complexity)]
+#[pg_extern(schema = "anomaly", volatile, parallel_unsafe)]
+fn process_data_point(
+    point: Option<JsonB>,
+    anomaly_types: default!(Option<Vec<String>>, "NULL"),
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(alert, i64),
+            name!(detector, String),
+            name!(severity, String),
+            name!(entity, Option<String>),
+            name!(metric_name, String),
+            name!(at, TimestampWithTimeZone),
+            name!(value, f64),
+            name!(expected, Option<f64>),
+            name!(lower, Option<f64>),
+            name!(upper, Option<f64>),
+            name!(deviation, f64),
+            name!(description, String),
+            name!(suggestion, Option<String>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let point = required(point, "point")?;
+    if let Some(reason) = run::paused()? {
+        return Err(crate::error::report(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            reason,
+        )
+        .set_hint("SELECT anomaly.resume()"));
+    }
+    for anomaly_type in anomaly_types.iter().flatten() {
+        anomaly_core::strategy::anomaly_type_info(anomaly_type).map_err(from_core)?;
+    }
+    let data = DataPoint::read(&point.0)?;
+    let caller = session::current_user();
+    let mut alerts = Vec::new();
+    for (metric, value) in &data.metrics {
+        let detectors = internal_rights::with(|| {
+            sql::rows(
+                "SELECT detector FROM anomaly.detector WHERE source_kind = 'points' AND enabled \
+                 AND metric_name = $1 AND owner = $2::oid \
+                 AND ($3 IS NULL OR anomaly_type = ANY ($3)) ORDER BY detector",
+                &[(*metric).into(), caller.into(), anomaly_types.clone().into()],
+                |row| row.must::<String>(1),
+            )
+        })?;
+        if detectors.is_empty() {
+            continue;
+        }
+        let Some(value) = metric_value(metric, value)? else { continue };
+        keep_sample(metric, &data, value, caller)?;
+        for detector in detectors {
+            alerts.extend(judge_one(&detector, &data, value)?);
+        }
+    }
+    if !alerts.is_empty() {
+        run::notify_alerts(alerts.len() as i64)?;
+    }
+    let rows = internal_rights::with(|| {
+        sql::rows(
+            "SELECT alert_id, detector, severity::text, NULLIF(entity, ''), metric_name, peak_at, \
+                value, expected, lower, upper, deviation, description, suggestion \
+             FROM anomaly.alert WHERE alert_id = ANY ($1) AND status <> 'resolved' ORDER BY alert_id",
+            &[alerts.into()],
+            |row| {
+                Ok((
+                    row.must::<i64>(1)?,
+                    row.must::<String>(2)?,
+                    row.must::<String>(3)?,
+                    row.get::<String>(4)?,
+                    row.must::<String>(5)?,
+                    row.must::<TimestampWithTimeZone>(6)?,
+                    row.must::<f64>(7)?,
+                    row.get::<f64>(8)?,
+                    row.get::<f64>(9)?,
+                    row.get::<f64>(10)?,
+                    row.must::<f64>(11)?,
+                    row.must::<String>(12)?,
+                    row.get::<String>(13)?,
+                ))
+            },
+        )
+    })?;
+    Ok(TableIterator::new(rows))
+}
+
+extension_sql!(
+    r#"COMMENT ON FUNCTION anomaly.process_data_point(jsonb, text[]) IS
+'judges one point by the detectors without source; answers the alerts it opened or belongs to';"#,
+    name = "process_data_point_comment",
+    requires = [process_data_point]
+);
+
+/// The ids of the alerts that the point opened or changed.
+fn judge_one(detector: &str, data: &DataPoint, value: f64) -> SqlResult<Vec<i64>> {
+    let row = lock(detector)?;
+    let row = DetectorRow {
+        entity_type: data.entity_type.map(str::to_owned).or(row.entity_type.clone()),
+        ..row
+    };
+    let Some(model) = &row.model else {
+        // The first points are learned from anomaly.sample, this one among them.
+        train::execute_all(&row)?;
+        return Ok(Vec::new());
+    };
+    let core = row.detection(model.points_per_day)?;
+    let shared = core.decode_state(&model.payload).map_err(from_core)?;
+    let mut states = EntityStates::load_one(&row, model.version, &data.entity)?;
+    let mut book = AlertBook::default();
+    let point = Point::new(data.at, value);
+    let entity = data.entity.as_bytes();
+    let anomalous = judge(&row, &core, &shared, &mut states, &mut book, entity, point)?;
+    let stored = finish(&row, &core, states, book, model.version, None)?;
+    internal_rights::with(|| {
+        sql::execute(
+            "UPDATE anomaly.detector_state SET watermark = GREATEST(watermark, $2), \
+                points_processed = points_processed + $3, \
+                anomalies_detected = anomalies_detected + $4, last_scan_at = $5 \
+             WHERE detector = $1",
+            &[
+                detector.into(),
+                sql::timestamptz(data.at)?.into(),
+                i64::from(anomalous.is_some()).into(),
+                i64::from(anomalous == Some(true)).into(),
+                sql::timestamptz(session::now())?.into(),
+            ],
+        )
+    })?;
+    if row.status == "warming" {
+        train::leave_warming(&row, data.at.max(row.watermark.unwrap_or(data.at)))?;
+    }
+    Ok(stored.opened.into_iter().chain(stored.changed).collect())
+}
+
+/// Keeps the point as training history, if the ring still has a slot for its day.
+fn keep_sample(metric: &str, data: &DataPoint, value: f64, owner: pg_sys::Oid) -> SqlResult<()> {
+    let age = session::now() - data.at;
+    if age >= i64::from(SAMPLE_SLOTS - 1) * DAY || age < -DAY {
+        return Ok(());
+    }
+    internal_rights::with(|| {
+        sql::execute(
+            "INSERT INTO anomaly.sample (slot, owner, metric, entity, at, value) \
+             VALUES ($1, $2::oid, $3, $4, $5, $6) \
+             ON CONFLICT (owner, metric, at, entity, slot) DO UPDATE SET value = EXCLUDED.value",
+            &[
+                sample_slot(data.at.div_euclid(DAY)).into(),
+                owner.into(),
+                metric.into(),
+                data.entity.as_str().into(),
+                sql::timestamptz(data.at)?.into(),
+                value.into(),
+            ],
+        )
+    })?;
+    Ok(())
+}

@@ -1,0 +1,332 @@
+//! `anomaly.scan`: judges the points since the last scan, in one transaction.
+//!
+//! The window is (watermark, now − settle]. States, alerts and the watermark are written together,
+//! so whatever dies in between, each point is judged once and each episode stored once.
+
+use std::time::Duration;
+
+use anomaly_core::{Detector, EntityState, Point};
+use pgrx::{datum::TimestampWithTimeZone, pg_sys::panic::ErrorReport, prelude::*};
+
+use crate::{
+    detector::{
+        alerts::{AlertBook, StoredAlerts},
+        catalog::{DetectorRow, Feed},
+        source::read_query,
+        states::EntityStates,
+        train,
+    },
+    error::{SqlResult, from_core, report},
+    pg::{internal_rights, latch, session, stream},
+    run, sql, worker,
+};
+
+/// Rows between two looks at whether to go on.
+const TICK_ROWS: u64 = 4096;
+/// How often the detector's lock is tried again, and how far apart.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+const DAY: f64 = 86_400e6;
+
+/// What a scan did, for its run row.
+#[derive(Debug, Default, Clone)]
+pub struct ScanSummary {
+    pub window_from: Option<i64>,
+    pub window_until: Option<i64>,
+    pub rows_read: i64,
+    /// Rows with a value whose entity has a state.
+    pub points_scored: i64,
+    pub alerts_opened: i64,
+    pub alerts_resolved: i64,
+    pub entities: i64,
+    pub entities_skipped: i64,
+}
+
+/// Scans a detector now and answers what came of it; in a session that is not its owner's, asks
+/// the owner's worker to.
+#[allow(clippy::type_complexity)]
+#[pg_extern(schema = "anomaly", volatile, parallel_unsafe, strict)]
+fn scan(
+    detector: &str,
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(status, String),
+            name!(run_id, Option<i64>),
+            name!(window_from, Option<TimestampWithTimeZone>),
+            name!(window_until, Option<TimestampWithTimeZone>),
+            name!(rows_read, Option<i64>),
+            name!(points_scored, Option<i64>),
+            name!(alerts_opened, Option<i64>),
+            name!(alerts_resolved, Option<i64>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let row = DetectorRow::load_owned(detector)?;
+    if let Some(reason) = run::paused()? {
+        return Err(report(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, reason)
+            .set_hint("SELECT anomaly.resume()"));
+    }
+    if !row.runs_here() {
+        queue_for_owner(&row)?;
+        let queued = ("queued".to_owned(), None, None, None, None, None, None, None);
+        return Ok(TableIterator::once(queued));
+    }
+    let run_id = run::begin(&row.detector, "scan", "scan")?;
+    let done = execute(&row.detector, run_id)?;
+    run::succeed(run_id, &done)?;
+    if done.alerts_opened > 0 {
+        run::notify(run_id, done.alerts_opened)?;
+    }
+    let instant = |at: Option<i64>| at.map(sql::timestamptz).transpose();
+    Ok(TableIterator::once((
+        "succeeded".to_owned(),
+        Some(run_id),
+        instant(done.window_from)?,
+        instant(done.window_until)?,
+        Some(done.rows_read),
+        Some(done.points_scored),
+        Some(done.alerts_opened),
+        Some(done.alerts_resolved),
+    )))
+}
+
+extension_sql!(
+    r#"COMMENT ON FUNCTION anomaly.scan(text) IS
+'judges the points of a detector since its last scan, now and in this transaction';"#,
+    name = "scan_comment",
+    requires = [scan]
+);
+
+/// Makes the detector due now, for the worker that connects as its owner.
+fn queue_for_owner(row: &DetectorRow) -> SqlResult<()> {
+    if !worker::is_preloaded() {
+        return Err(report(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("detector \"{}\" runs its query only as its owner", row.detector),
+        )
+        .set_hint(
+            "log in as the owner, or add anomaly_detection to shared_preload_libraries so that \
+             a worker can run it",
+        ));
+    }
+    let now = session::now();
+    internal_rights::with(|| {
+        sql::execute(
+            "UPDATE anomaly.detector_state SET next_due = $2 WHERE detector = $1",
+            &[row.detector.as_str().into(), sql::timestamptz(now)?.into()],
+        )
+    })?;
+    worker::notify_due(now);
+    Ok(())
+}
+
+/// Takes the detector's lock for this transaction and reads the detector as it is then.
+///
+/// # Errors
+/// 55006 when another session holds it.
+pub fn lock(detector: &str) -> SqlResult<DetectorRow> {
+    let try_lock = || {
+        internal_rights::with(|| {
+            sql::execute_returning(
+                "SELECT 1 FROM anomaly.detector_state WHERE detector = $1 FOR UPDATE SKIP LOCKED",
+                &[detector.into()],
+                |_| Ok(()),
+            )
+        })
+    };
+    let mut locked = try_lock()?;
+    // A session that only changes the row (asks for a scan, enables the detector) holds it for a
+    // moment, which is no reason for a run to fail.
+    for _ in 0..LOCK_TRIES {
+        if !locked.is_empty() {
+            break;
+        }
+        latch::wait(LOCK_PAUSE);
+        locked = try_lock()?;
+    }
+    if locked.is_empty() {
+        // Gone, or held.
+        DetectorRow::load(detector)?;
+        let by = match run::running(detector)? {
+            Some((pid, since)) => format!("pid {pid}, since {since}"),
+            None => "in a transaction that has not ended".to_owned(),
+        };
+        return Err(report(
+            PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            format!("detector \"{detector}\" is already running ({by})"),
+        )
+        .set_hint("wait for it to end; anomaly.progress shows how far it is"));
+    }
+    DetectorRow::load(detector)
+}
+
+/// Scans in the current transaction as the detector's owner: the work of the scan worker, of
+/// `anomaly.scan` and of `anomaly.run_due`. A detector that was never trained is trained instead.
+pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
+    let row = lock(detector)?;
+    let Some(model) = &row.model else {
+        let trained = train::execute(&row)?;
+        return Ok(ScanSummary {
+            window_until: Some(row.settled_until),
+            rows_read: trained.trained_rows,
+            entities: trained.entities,
+            ..ScanSummary::default()
+        });
+    };
+    let until = row.settled_until;
+    let from = row.watermark.unwrap_or(row.training_from);
+    let mut summary = ScanSummary {
+        window_from: Some(from),
+        window_until: Some(until.max(from)),
+        ..ScanSummary::default()
+    };
+    if until <= from {
+        return Ok(summary);
+    }
+
+    // Until training has measured it, the rate of points is what the first window shows.
+    let core = row.detection(model.points_per_day)?;
+    let shared = core.decode_state(&model.payload).map_err(|e| {
+        from_core(e).set_detail(format!("shared model of detector \"{detector}\"")).set_hint(
+            format!("SELECT anomaly.train({}) builds it anew", pgrx::spi::quote_literal(detector)),
+        )
+    })?;
+    let mut states = EntityStates::load(&row, model.version)?;
+    let mut book = AlertBook::default();
+    let mut rows_read = 0u64;
+    let mut points_scored = 0i64;
+    let mut anomalies = 0i64;
+    read_points(&row, from, until, &mut |read| {
+        rows_read += 1;
+        if rows_read.is_multiple_of(TICK_ROWS) {
+            pgrx::check_for_interrupts!();
+            worker::progress_report(rows_read as i64);
+        }
+        let (Some(at), Some(value)) = (read.int8(0), read.float8(1)) else { return Ok(()) };
+        // A row without entity belongs to the entity with the empty name.
+        let judged = read.with_bytes(2, |entity| {
+            judge(&row, &core, &shared, &mut states, &mut book, entity, Point::new(at, value))
+        });
+        let judged = match judged {
+            Some(judged) => judged?,
+            None => {
+                judge(&row, &core, &shared, &mut states, &mut book, b"", Point::new(at, value))?
+            }
+        };
+        if let Some(is_anomaly) = judged {
+            points_scored += 1;
+            anomalies += i64::from(is_anomaly);
+        }
+        Ok(())
+    })?;
+    summary.rows_read = rows_read as i64;
+    summary.points_scored = points_scored;
+    summary.entities = states.len() as i64;
+    summary.entities_skipped = states.skipped().0 as i64;
+
+    let stored = finish(&row, &core, states, book, model.version, Some(run_id))?;
+    summary.alerts_opened = stored.opened.len() as i64;
+    summary.alerts_resolved = stored.resolved;
+    internal_rights::with(|| {
+        sql::execute(
+            "UPDATE anomaly.detector_state SET watermark = $2, \
+                points_processed = points_processed + $3, \
+                anomalies_detected = anomalies_detected + $4, entities_skipped = $5 \
+             WHERE detector = $1",
+            &[
+                detector.into(),
+                sql::timestamptz(until)?.into(),
+                points_scored.into(),
+                anomalies.into(),
+                summary.entities_skipped.into(),
+            ],
+        )
+    })?;
+    if row.status == "warming" {
+        train::leave_warming(&row, until)?;
+    }
+    Ok(summary)
+}
+
+/// Judges one point; whether it was anomalous, `None` when its entity is not modelled.
+pub fn judge(
+    row: &DetectorRow,
+    core: &Detector,
+    shared: &EntityState,
+    states: &mut EntityStates,
+    book: &mut AlertBook,
+    entity: &[u8],
+    point: Point,
+) -> SqlResult<Option<bool>> {
+    let Some((entity, state)) = states.get(&row.detector, core, entity)? else { return Ok(None) };
+    let outcome = core.process(state, Some(shared), &point);
+    book.note(core, entity, state, &outcome);
+    Ok(Some(outcome.verdict.is_anomaly))
+}
+
+/// Writes alerts, then states, because states carry the ids of their alerts.
+pub fn finish(
+    row: &DetectorRow,
+    core: &Detector,
+    mut states: EntityStates,
+    book: AlertBook,
+    version: i32,
+    run_id: Option<i64>,
+) -> SqlResult<StoredAlerts> {
+    let stored = book.store(row, &mut states, version, run_id)?;
+    states.save(&row.detector, core, version)?;
+    Ok(stored)
+}
+
+/// Reads the points of (from, until] in the order of time: as the caller from tables and queries,
+/// with fixed SQL from collected samples.
+pub fn read_points(
+    row: &DetectorRow,
+    from: i64,
+    until: i64,
+    each: &mut dyn FnMut(&stream::Row) -> SqlResult<()>,
+) -> SqlResult<()> {
+    let bounds = [stream::Param::TimestampTz(Some(from)), stream::Param::TimestampTz(Some(until))];
+    match &row.feed {
+        Feed::Relation { .. } | Feed::Query { .. } => {
+            let Some((source, columns)) = row.source()? else { return Ok(()) };
+            let query = read_query(&source, columns, &row.time_zone)?;
+            stream::for_each_row(&query, &bounds, each)
+        }
+        Feed::Samples | Feed::Points => {
+            // Few slots named keep the planner from looking at all of the ring.
+            let (first, last) = (from.div_euclid(DAY as i64), until.div_euclid(DAY as i64));
+            let slots = if last - first < i64::from(SAMPLE_SLOTS) - 1 {
+                let slots: Vec<String> =
+                    (first..=last).map(|day| sample_slot(day).to_string()).collect();
+                format!("AND slot IN ({})", slots.join(", "))
+            } else {
+                String::new()
+            };
+            let query = format!(
+                "SELECT at, value, entity FROM anomaly.sample WHERE owner = {}::oid \
+                 AND metric = $3 AND at > $1 AND at <= $2 {slots} ORDER BY at",
+                row.owner.to_u32()
+            );
+            let [from, until] = bounds;
+            internal_rights::with(|| {
+                stream::for_each_row(
+                    &query,
+                    &[from, until, stream::Param::Text(&row.metric_name)],
+                    each,
+                )
+            })
+        }
+    }
+}
+
+/// Slots of the ring of `anomaly.sample`, one a day.
+pub const SAMPLE_SLOTS: i16 = 32;
+
+/// The slot of a day, counted from 2000-01-01.
+pub fn sample_slot(day: i64) -> i16 {
+    day.rem_euclid(i64::from(SAMPLE_SLOTS)) as i16
+}

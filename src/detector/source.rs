@@ -1,0 +1,308 @@
+//! Where a detector's points come from, and the query that reads them.
+
+use pgrx::{PgSqlErrorCode, Spi, pg_sys, spi};
+
+use crate::{
+    error::{SqlResult, invalid, report},
+    pg::{catalog::base_type, parse::check_single_select},
+    sql,
+};
+
+/// A column of a source, with domains resolved to their base type.
+#[derive(Debug, Clone)]
+pub struct Column {
+    pub name: String,
+    pub base_type: pg_sys::Oid,
+    pub type_name: String,
+}
+
+/// A source that exists and that the caller may look at.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The relation, `None` for a query.
+    pub relation: Option<pg_sys::Oid>,
+    /// Qualified and quoted relation name, or the text of the query.
+    pub text: String,
+    pub columns: Vec<Column>,
+}
+
+impl Source {
+    /// Finds out what `text` names: text that starts with SELECT, WITH, TABLE or VALUES is a
+    /// query, else a relation as the caller's search_path sees it.
+    ///
+    /// # Errors
+    /// 42P01 with the nearest name; 22023 for something that is not a single query; 42809 for a
+    /// relation that holds no rows. A query's own errors pass through.
+    pub fn resolve(text: &str) -> SqlResult<Source> {
+        if is_query(text) { Self::resolve_query(text.trim()) } else { Self::resolve_relation(text) }
+    }
+
+    fn resolve_query(text: &str) -> SqlResult<Source> {
+        check_single_select(text)?;
+        let probe = format!("SELECT * FROM ({text}\n) AS q LIMIT 0");
+        let columns = Spi::connect(|client| -> Result<Vec<(String, pg_sys::Oid)>, spi::Error> {
+            let table = client.select(probe.as_str(), None, &[])?;
+            (1..=table.columns()?)
+                .map(|i| Ok((table.column_name(i)?, table.column_type_oid(i)?.value())))
+                .collect()
+        })
+        .map_err(|e| invalid(e.to_string(), "give a query that returns rows"))?;
+        let columns = columns
+            .into_iter()
+            .map(|(name, oid)| {
+                Ok(Column { name, base_type: base_type(oid), type_name: type_name(oid)? })
+            })
+            .collect::<SqlResult<_>>()?;
+        Ok(Source { relation: None, text: text.to_owned(), columns })
+    }
+
+    fn resolve_relation(text: &str) -> SqlResult<Source> {
+        let oid = sql::row(
+            "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid",
+            &[text.trim().into()],
+            |row| row.get::<pg_sys::Oid>(1),
+        )?
+        .flatten();
+        let Some(oid) = oid else {
+            return Err(no_such_relation(text)?);
+        };
+        Self::of_relation(oid)?.ok_or_else(|| {
+            report(
+                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                format!("{} holds no rows that could be watched", text.trim()),
+            )
+            .set_hint("give a table, a view, a materialized view or a foreign table")
+        })
+    }
+
+    /// The relation with this OID, `None` when it is gone or has no rows to read.
+    pub fn of_relation(oid: pg_sys::Oid) -> SqlResult<Option<Source>> {
+        let text = sql::row(
+            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
+             FROM pg_catalog.pg_class c \
+             JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+             WHERE c.oid OPERATOR(pg_catalog.=) $1 \
+             AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.\"char\"[])",
+            &[oid.into()],
+            |row| row.must::<String>(1),
+        )?;
+        let Some(text) = text else { return Ok(None) };
+        let columns = sql::rows(
+            "SELECT a.attname::pg_catalog.text, a.atttypid, \
+                    pg_catalog.format_type(a.atttypid, a.atttypmod) \
+             FROM pg_catalog.pg_attribute a \
+             WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attnum OPERATOR(pg_catalog.>) 0 \
+             AND NOT a.attisdropped ORDER BY a.attnum",
+            &[oid.into()],
+            |row| {
+                Ok(Column {
+                    name: row.must(1)?,
+                    base_type: base_type(row.must(2)?),
+                    type_name: row.must(3)?,
+                })
+            },
+        )?;
+        Ok(Some(Source { relation: Some(oid), text, columns }))
+    }
+
+    /// What stands behind FROM.
+    fn table_expression(&self) -> String {
+        match self.relation {
+            Some(_) => self.text.clone(),
+            None => format!("({}\n)", self.text),
+        }
+    }
+
+    fn column(&self, name: &str) -> SqlResult<&Column> {
+        self.columns.iter().find(|c| c.name == name).ok_or_else(|| {
+            let names: Vec<&str> = self.columns.iter().map(|c| c.name.as_str()).collect();
+            let error = report(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+                format!("column \"{name}\" does not exist in {}", self.label()),
+            );
+            match anomaly_core::nearest::nearest(name, &names) {
+                Some(near) => error.set_hint(format!("did you mean \"{near}\"?")),
+                None => error.set_hint(format!("its columns are: {}", names.join(", "))),
+            }
+        })
+    }
+
+    fn label(&self) -> &str {
+        if self.relation.is_some() { &self.text } else { "the query" }
+    }
+}
+
+/// The columns of a source that a detector reads.
+#[derive(Debug, Clone)]
+pub struct Columns {
+    pub value: String,
+    pub at: String,
+    pub entity: Option<String>,
+}
+
+impl Columns {
+    /// Checks the named columns and finds those that were not named: the first timestamp column,
+    /// the first numeric column.
+    ///
+    /// # Errors
+    /// 42703 for a name that is not there, 42804 for a type that cannot be used.
+    pub fn choose(
+        source: &Source,
+        value: Option<&str>,
+        at: Option<&str>,
+        entity: Option<&str>,
+    ) -> SqlResult<Columns> {
+        let pick =
+            |name: Option<&str>, role: &str, kinds: &str, fits: fn(pg_sys::Oid) -> bool| match name
+            {
+                Some(name) => {
+                    let column = source.column(name)?;
+                    if fits(column.base_type) {
+                        return Ok(column.name.clone());
+                    }
+                    Err(report(
+                        PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+                        format!(
+                            "column \"{name}\" of type {} cannot be used as {role}",
+                            column.type_name
+                        ),
+                    )
+                    .set_hint(format!("{role} takes a column of type {kinds}")))
+                }
+                None => source
+                    .columns
+                    .iter()
+                    .find(|c| fits(c.base_type) && Some(c.name.as_str()) != entity)
+                    .map(|c| c.name.clone())
+                    .ok_or_else(|| {
+                        report(
+                            PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+                            format!("{} has no column of type {kinds}", source.label()),
+                        )
+                        .set_hint(format!("name one: {role} => 'column'"))
+                    }),
+            };
+        let at = pick(at, "at", "timestamptz, timestamp or date", is_time)?;
+        let value = pick(value, "value", "smallint to bigint, numeric, real or double", is_number)?;
+        let entity = entity.map(|name| source.column(name).map(|c| c.name.clone())).transpose()?;
+        Ok(Columns { value, at, entity })
+    }
+}
+
+/// The query that reads points of a window, its columns `at timestamptz, value float8, entity
+/// text`, its parameters `$1` (exclusive) and `$2` (inclusive), in the order of time.
+pub fn read_query(source: &Source, columns: &Columns, time_zone: &str) -> SqlResult<String> {
+    let at_type = source.column(&columns.at)?.base_type;
+    // The bounds are turned into the column's type, not the column into theirs, so that an index
+    // on it can be used.
+    let at = quoted(&columns.at);
+    let (at, from, until) = if at_type == pg_sys::TIMESTAMPTZOID {
+        (at, "$1".to_owned(), "$2".to_owned())
+    } else {
+        let zone = spi::quote_literal(time_zone);
+        let at =
+            if at_type == pg_sys::DATEOID { format!("({at})::pg_catalog.timestamp") } else { at };
+        (at, format!("($1 AT TIME ZONE {zone})"), format!("($2 AT TIME ZONE {zone})"))
+    };
+    Ok(format!(
+        "{} WHERE {at} OPERATOR(pg_catalog.>) {from} AND {at} OPERATOR(pg_catalog.<=) {until} \
+         ORDER BY {at}",
+        select_points(source, columns, time_zone)?
+    ))
+}
+
+/// The query that reads all points with a finite time, with the columns of [`read_query`], in no
+/// order.
+pub fn read_all_query(source: &Source, columns: &Columns, time_zone: &str) -> SqlResult<String> {
+    Ok(format!(
+        "{} WHERE pg_catalog.isfinite({})",
+        select_points(source, columns, time_zone)?,
+        quoted(&columns.at)
+    ))
+}
+
+fn select_points(source: &Source, columns: &Columns, time_zone: &str) -> SqlResult<String> {
+    let at = match source.column(&columns.at)?.base_type {
+        pg_sys::TIMESTAMPTZOID => quoted(&columns.at),
+        _ => format!(
+            "(({})::pg_catalog.timestamp AT TIME ZONE {})",
+            quoted(&columns.at),
+            spi::quote_literal(time_zone)
+        ),
+    };
+    source.column(&columns.value)?;
+    let entity = match &columns.entity {
+        Some(name) => {
+            source.column(name)?;
+            format!("({})::pg_catalog.text", quoted(name))
+        }
+        None => "''::pg_catalog.text".to_owned(),
+    };
+    Ok(format!(
+        "SELECT ({at})::pg_catalog.timestamptz, ({})::pg_catalog.float8, {entity} FROM {} AS q",
+        quoted(&columns.value),
+        source.table_expression()
+    ))
+}
+
+fn quoted(column: &str) -> String {
+    format!("q.{}", spi::quote_identifier(column))
+}
+
+fn is_query(text: &str) -> bool {
+    let word: String =
+        text.trim_start().chars().take_while(|c| c.is_ascii_alphabetic()).take(7).collect();
+    ["SELECT", "WITH", "TABLE", "VALUES"].iter().any(|k| word.eq_ignore_ascii_case(k))
+        && text.trim().len() > word.len()
+        && text.trim()[word.len()..].starts_with(|c: char| c.is_whitespace() || c == '(')
+}
+
+fn is_time(oid: pg_sys::Oid) -> bool {
+    [pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPOID, pg_sys::DATEOID].contains(&oid)
+}
+
+fn is_number(oid: pg_sys::Oid) -> bool {
+    [
+        pg_sys::INT2OID,
+        pg_sys::INT4OID,
+        pg_sys::INT8OID,
+        pg_sys::FLOAT4OID,
+        pg_sys::FLOAT8OID,
+        pg_sys::NUMERICOID,
+    ]
+    .contains(&oid)
+}
+
+fn type_name(oid: pg_sys::Oid) -> SqlResult<String> {
+    Ok(sql::row("SELECT pg_catalog.format_type($1, NULL)", &[oid.into()], |row| {
+        row.must::<String>(1)
+    })?
+    .unwrap_or_default())
+}
+
+fn no_such_relation(text: &str) -> SqlResult<pg_sys::panic::ErrorReport> {
+    let names = sql::rows(
+        "SELECT CASE WHEN pg_catalog.pg_table_is_visible(c.oid) \
+                THEN pg_catalog.quote_ident(c.relname) \
+                ELSE pg_catalog.format('%I.%I', n.nspname, c.relname) END \
+         FROM pg_catalog.pg_class c \
+         JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+         WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.\"char\"[]) \
+         AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,anomaly}') \
+         AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') LIMIT 10000",
+        &[],
+        |row| row.must::<String>(1),
+    )?;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let error = report(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+        format!("relation \"{}\" does not exist", text.trim()),
+    );
+    Ok(match anomaly_core::nearest::nearest(text.trim(), &names) {
+        Some(near) => error.set_hint(format!("did you mean {near}?")),
+        None => error.set_hint(
+            "give the name of a table or view, schema-qualified if it is not on the search_path, \
+             or a query",
+        ),
+    })
+}

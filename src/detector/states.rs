@@ -1,0 +1,205 @@
+//! The entity states of one model version, read once per run and decoded when first touched.
+
+use std::collections::{BTreeSet, HashMap};
+
+use anomaly_core::{Detector, EntityState};
+use pgrx::PgSqlErrorCode;
+
+use crate::{
+    detector::catalog::DetectorRow,
+    error::{SqlResult, from_core, report},
+    pg::{internal_rights, stream},
+    sql,
+};
+
+/// How many names of entities beyond `max_entities` are kept to be shown.
+const SKIPPED_NAMES: usize = 20;
+/// Rows per statement when states are written: bounds the size of the parameter arrays.
+const WRITE_BATCH: usize = 1000;
+
+struct Item {
+    entity: String,
+    stored: Vec<u8>,
+    state: Option<EntityState>,
+}
+
+/// States of a detector's entities by name; the empty name is a detector without entities.
+pub struct EntityStates {
+    index: HashMap<Vec<u8>, usize>,
+    items: Vec<Item>,
+    max_entities: usize,
+    skipped: BTreeSet<String>,
+    skipped_points: u64,
+}
+
+impl EntityStates {
+    /// No states yet.
+    pub fn new(max_entities: usize) -> Self {
+        EntityStates {
+            index: HashMap::new(),
+            items: Vec::new(),
+            max_entities,
+            skipped: BTreeSet::new(),
+            skipped_points: 0,
+        }
+    }
+
+    /// Reads the states of a model version.
+    pub fn load(row: &DetectorRow, version: i32) -> SqlResult<Self> {
+        let mut states = Self::new(row.max_entities as usize);
+        states.read(
+            "SELECT entity, payload FROM anomaly.entity_state \
+             WHERE detector = $1 AND version = $2::int",
+            &[stream::Param::Text(&row.detector), stream::Param::Int8(version.into())],
+        )?;
+        Ok(states)
+    }
+
+    /// Reads the state of one entity only; a new one still counts against `max_entities`.
+    pub fn load_one(row: &DetectorRow, version: i32, entity: &str) -> SqlResult<Self> {
+        let others = internal_rights::with(|| {
+            sql::row(
+                "SELECT count(*) FROM anomaly.entity_state \
+                 WHERE detector = $1 AND version = $2 AND entity <> $3",
+                &[row.detector.as_str().into(), version.into(), entity.into()],
+                |r| r.must::<i64>(1),
+            )
+        })?;
+        let room = i64::from(row.max_entities) - others.unwrap_or(0);
+        let mut states = Self::new(room.max(0) as usize);
+        states.read(
+            "SELECT entity, payload FROM anomaly.entity_state \
+             WHERE detector = $1 AND version = $2::int AND entity = $3",
+            &[
+                stream::Param::Text(&row.detector),
+                stream::Param::Int8(version.into()),
+                stream::Param::Text(entity),
+            ],
+        )?;
+        Ok(states)
+    }
+
+    fn read(&mut self, query: &str, params: &[stream::Param]) -> SqlResult<()> {
+        internal_rights::with(|| {
+            stream::for_each_row(query, params, &mut |stored| {
+                let entity = stored.text(0).unwrap_or_default();
+                let payload = stored.with_bytes(1, <[u8]>::to_vec).unwrap_or_default();
+                self.index.insert(entity.as_bytes().to_vec(), self.items.len());
+                self.items.push(Item { entity, stored: payload, state: None });
+                Ok(())
+            })
+        })
+    }
+
+    /// The entity's name and state, made anew for one not seen before; `None` beyond
+    /// `max_entities`.
+    ///
+    /// # Errors
+    /// XX001 naming detector and entity when the stored state is damaged.
+    pub fn get(
+        &mut self,
+        detector: &str,
+        core: &Detector,
+        entity: &[u8],
+    ) -> SqlResult<Option<(&str, &mut EntityState)>> {
+        let position = match self.index.get(entity) {
+            Some(&position) => position,
+            None if self.items.len() >= self.max_entities => {
+                self.skipped_points += 1;
+                if self.skipped.len() < SKIPPED_NAMES {
+                    self.skipped.insert(String::from_utf8_lossy(entity).into_owned());
+                }
+                return Ok(None);
+            }
+            None => {
+                let name = String::from_utf8(entity.to_vec()).map_err(|_| {
+                    report(
+                        PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+                        "entity name is not valid UTF-8",
+                    )
+                    .set_hint("anomaly_detection needs a database with encoding UTF8")
+                })?;
+                self.index.insert(entity.to_vec(), self.items.len());
+                self.items.push(Item { entity: name, stored: Vec::new(), state: None });
+                self.items.len() - 1
+            }
+        };
+        let item = &mut self.items[position];
+        if item.state.is_none() {
+            item.state = Some(if item.stored.is_empty() {
+                core.new_state()
+            } else {
+                core.decode_state(&item.stored).map_err(|e| {
+                    from_core(e)
+                        .set_detail(format!(
+                            "state of entity \"{}\" of detector \"{detector}\"",
+                            item.entity
+                        ))
+                        .set_hint(format!("SELECT anomaly.train('{detector}') builds it anew"))
+                })?
+            });
+        }
+        Ok(item.state.as_mut().map(|state| (item.entity.as_str(), state)))
+    }
+
+    /// How many entities have a state.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// How many points belonged to entities beyond `max_entities`, and some of these by name.
+    pub fn skipped(&self) -> (u64, &BTreeSet<String>) {
+        (self.skipped_points, &self.skipped)
+    }
+
+    /// The states that were touched, for changes across all of them.
+    pub fn touched(&mut self) -> impl Iterator<Item = &mut EntityState> {
+        self.items.iter_mut().filter_map(|item| item.state.as_mut())
+    }
+
+    /// Takes over what was going on in the states of the version before: an episode that is open
+    /// stays open when the baseline is learned anew.
+    pub fn keep_episodes(
+        &mut self,
+        detector: &str,
+        core: &Detector,
+        before: &mut EntityStates,
+    ) -> SqlResult<()> {
+        for item in &mut before.items {
+            // A damaged state is what retraining repairs; there is nothing to take over from it.
+            let Ok(old) = core.decode_state(&item.stored) else { continue };
+            if old.episode.phase != anomaly_core::Phase::Quiet
+                && let Some((_, new)) = self.get(detector, core, item.entity.as_bytes())?
+            {
+                new.episode = old.episode;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the touched states of a version.
+    pub fn save(&self, detector: &str, core: &Detector, version: i32) -> SqlResult<()> {
+        let touched: Vec<&Item> = self.items.iter().filter(|i| i.state.is_some()).collect();
+        internal_rights::with(|| {
+            for batch in touched.chunks(WRITE_BATCH) {
+                let mut entities = Vec::with_capacity(batch.len());
+                let mut payloads = Vec::with_capacity(batch.len());
+                for item in batch {
+                    if let Some(state) = &item.state {
+                        entities.push(item.entity.as_str());
+                        payloads.push(core.encode_state(state).map_err(from_core)?);
+                    }
+                }
+                sql::execute(
+                    "INSERT INTO anomaly.entity_state (detector, version, entity, payload) \
+                     SELECT $1, $2, n.entity, n.payload \
+                       FROM unnest($3::text[], $4::bytea[]) AS n (entity, payload) \
+                     ON CONFLICT (detector, version, entity) \
+                     DO UPDATE SET payload = EXCLUDED.payload",
+                    &[detector.into(), version.into(), entities.into(), payloads.into()],
+                )?;
+            }
+            Ok(())
+        })
+    }
+}

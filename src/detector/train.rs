@@ -1,0 +1,236 @@
+//! `anomaly.train`: learns the baseline of every entity from the training window.
+
+use std::{collections::HashMap, ops::RangeInclusive};
+
+use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
+
+use anomaly_core::Point;
+
+use crate::{
+    detector::{
+        catalog::DetectorRow,
+        scan::{lock, read_points},
+        states::EntityStates,
+    },
+    error::{SqlResult, from_core, report},
+    pg::{internal_rights, session},
+    sql, worker,
+};
+
+const DAY: f64 = 86_400e6;
+const TICK_ROWS: u64 = 4096;
+
+/// What training did.
+#[derive(Debug, Clone)]
+pub struct Trained {
+    pub status: String,
+    pub trained_rows: i64,
+    pub entities: i64,
+    pub version: i32,
+}
+
+/// Trains a detector on the last `training_window` of its data and makes the new model version the
+/// active one. Too few rows are not an error: the status is then `warming (n of N)`.
+#[allow(clippy::type_complexity)]
+#[pg_extern(schema = "anomaly", volatile, parallel_unsafe, strict)]
+fn train(
+    detector: &str,
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(status, String),
+            name!(trained_rows, i64),
+            name!(entities, i64),
+            name!(model_version, i32),
+        ),
+    >,
+    ErrorReport,
+> {
+    let row = DetectorRow::load_owned(detector)?;
+    if !row.runs_here() {
+        return Err(report(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("detector \"{detector}\" runs its query only as its owner"),
+        )
+        .set_hint("log in as the owner (SET ROLE does not suffice)"));
+    }
+    let trained = execute(&lock(detector)?)?;
+    Ok(TableIterator::once((
+        trained.status,
+        trained.trained_rows,
+        trained.entities,
+        trained.version,
+    )))
+}
+
+extension_sql!(
+    r#"COMMENT ON FUNCTION anomaly.train(text) IS
+'learns a detector''s baselines anew from its training window and activates them';"#,
+    name = "train_comment",
+    requires = [train]
+);
+
+/// Trains in the current transaction; the caller holds the detector's lock.
+pub fn execute(row: &DetectorRow) -> SqlResult<Trained> {
+    // Never past the watermark: a point that was learned before it was judged would not alert.
+    train_until(row, row.watermark.map_or(row.settled_until, |at| at.min(row.settled_until)))
+}
+
+/// As [`execute`], on everything up to now: for points that were brought, not scanned.
+pub fn execute_all(row: &DetectorRow) -> SqlResult<Trained> {
+    train_until(row, session::now())
+}
+
+/// A warming detector that has seen enough points by now is trained, so that its baselines and its
+/// rate of points come from all of them.
+pub fn leave_warming(row: &DetectorRow, until: i64) -> SqlResult<()> {
+    let seen = internal_rights::with(|| {
+        sql::row(
+            "SELECT s.points_processed + m.trained_rows FROM anomaly.detector_state s \
+             JOIN anomaly.model m USING (detector) WHERE s.detector = $1 AND m.active",
+            &[row.detector.as_str().into()],
+            |r| r.must::<i64>(1),
+        )
+    })?;
+    if seen.unwrap_or(0) >= i64::from(row.min_data_points) {
+        train_until(row, until)?;
+    }
+    Ok(())
+}
+
+fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
+    let core = row.detection(None)?;
+    let mut shared = core.new_state();
+    let mut states = EntityStates::new(row.max_entities as usize);
+    let (mut rows_read, mut learned) = (0u64, 0i64);
+    let mut span: Option<(i64, i64)> = None;
+    let from = until.saturating_sub(row.settled_until.saturating_sub(row.training_from));
+    let alerted = alerted_periods(row, from)?;
+    read_points(row, from, until, &mut |read| {
+        rows_read += 1;
+        if rows_read.is_multiple_of(TICK_ROWS) {
+            pgrx::check_for_interrupts!();
+            worker::progress_report(rows_read as i64);
+        }
+        let (Some(at), Some(value)) = (read.int8(0), read.float8(1)) else { return Ok(()) };
+        let point = Point::new(at, value);
+        let entity = read.with_bytes(2, <[u8]>::to_vec).unwrap_or_default();
+        if alerted.get(&entity).is_some_and(|of| of.iter().any(|p| p.contains(&at))) {
+            return Ok(());
+        }
+        if let Some((_, state)) = states.get(&row.detector, &core, &entity)? {
+            core.train(state, &point);
+            core.train(&mut shared, &point);
+            learned += 1;
+            span = Some(span.map_or((at, at), |(first, _)| (first, at)));
+        }
+        Ok(())
+    })?;
+
+    let points_per_day = points_per_day(learned, span);
+    let version = row.model.as_ref().map_or(0, |m| m.version) + 1;
+    let enough = learned >= i64::from(row.min_data_points);
+    let (status, shown) = if enough {
+        ("active", "active".to_owned())
+    } else {
+        ("warming", format!("warming ({learned} of {})", row.min_data_points))
+    };
+    if let Some(model) = &row.model {
+        let mut before = EntityStates::load(row, model.version)?;
+        states.keep_episodes(&row.detector, &core, &mut before)?;
+    }
+    shared.entities = states.len() as u64;
+    let payload = core.encode_state(&shared).map_err(from_core)?;
+    let (skipped, skipped_names) = states.skipped();
+    let reason = (skipped > 0).then(|| {
+        let names: Vec<&str> = skipped_names.iter().map(String::as_str).collect();
+        format!(
+            "more than max_entities ({}) entities; not modelled: {}{}",
+            row.max_entities,
+            names.join(", "),
+            if names.len() < 20 { "" } else { ", …" }
+        )
+    });
+    let entities = states.len() as i64;
+    internal_rights::with(|| {
+        let instant = |at: Option<i64>| at.map(sql::timestamptz).transpose();
+        // One version back is kept to return to.
+        sql::execute(
+            "DELETE FROM anomaly.model WHERE detector = $1 AND version < $2 - 1",
+            &[row.detector.as_str().into(), version.into()],
+        )?;
+        sql::execute(
+            "UPDATE anomaly.model SET active = false WHERE detector = $1 AND active",
+            &[row.detector.as_str().into()],
+        )?;
+        sql::execute(
+            "INSERT INTO anomaly.model (detector, version, active, strategy, trained_at, \
+                trained_rows, trained_from, trained_until, entities, points_per_day, payload) \
+             VALUES ($1, $2, true, $3, $4, $5, $6, $7, $8, $9, $10)",
+            &[
+                row.detector.as_str().into(),
+                version.into(),
+                row.strategy.as_str().into(),
+                sql::timestamptz(session::now())?.into(),
+                learned.into(),
+                instant(span.map(|s| s.0))?.into(),
+                instant(span.map(|s| s.1))?.into(),
+                entities.into(),
+                points_per_day.into(),
+                payload.into(),
+            ],
+        )?;
+        // A scan goes on where training ended, and never back.
+        sql::execute(
+            "UPDATE anomaly.detector_state SET status = $2, status_reason = $3, \
+                watermark = GREATEST(watermark, $4), last_training_time = $5, entities_skipped = $6 \
+             WHERE detector = $1",
+            &[
+                row.detector.as_str().into(),
+                status.into(),
+                reason.into(),
+                sql::timestamptz(until)?.into(),
+                sql::timestamptz(session::now())?.into(),
+                (skipped as i64).into(),
+            ],
+        )
+    })?;
+    states.save(&row.detector, &core, version)?;
+    Ok(Trained { status: shown, trained_rows: learned, entities, version })
+}
+
+/// From the first to the last anomalous point of each alert since `from`, by entity: incidents are
+/// not what is normal.
+fn alerted_periods(
+    row: &DetectorRow,
+    from: i64,
+) -> SqlResult<HashMap<Vec<u8>, Vec<RangeInclusive<i64>>>> {
+    let mut periods: HashMap<Vec<u8>, Vec<RangeInclusive<i64>>> = HashMap::new();
+    let rows = internal_rights::with(|| {
+        sql::rows(
+            "SELECT a.entity, a.at, a.last_at FROM anomaly.alert a \
+               JOIN anomaly.detector d USING (detector) \
+              WHERE detector = $1 AND a.owner = $2::oid AND a.last_at >= $3 \
+                AND a.raised_at >= d.created_at AND a.status <> 'withdrawn'",
+            &[row.detector.as_str().into(), row.owner.into(), sql::timestamptz(from)?.into()],
+            |r| Ok((r.must::<String>(1)?, r.micros(2)?, r.micros(3)?)),
+        )
+    })?;
+    for (entity, at, last_at) in rows {
+        if let (Some(at), Some(last_at)) = (at, last_at) {
+            periods.entry(entity.into_bytes()).or_default().push(at..=last_at);
+        }
+    }
+    Ok(periods)
+}
+
+/// Points a day over all entities; `None` from fewer than two instants.
+fn points_per_day(points: i64, span: Option<(i64, i64)>) -> Option<f64> {
+    let (first, last) = span?;
+    if last <= first {
+        return None;
+    }
+    // n instants span n − 1 intervals; with several entities the error is below 1 / instants.
+    Some(points as f64 * DAY / (last - first) as f64)
+}

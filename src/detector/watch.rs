@@ -1,0 +1,171 @@
+//! `anomaly.watch`: one call that finds the columns, creates a detector, trains it on the table's
+//! history and leaves it to the workers.
+
+use pgrx::{
+    JsonB,
+    datum::Interval,
+    pg_sys::panic::ErrorReport,
+    prelude::*,
+    spi::{quote_literal, quote_qualified_identifier},
+};
+
+use crate::{
+    detector::{
+        catalog::DetectorRow,
+        create_detector::{FeedSetting, Settings, create},
+        scan::lock,
+        source::{Columns, Source},
+        train,
+    },
+    error::{SqlResult, required},
+    pg::session,
+    sql,
+};
+
+/// Answers what it chose and what to type next.
+///
+/// # Errors
+/// As `create_detector`.
+#[allow(clippy::too_many_arguments, clippy::type_complexity)]
+#[pg_extern(schema = "anomaly", volatile, parallel_unsafe)]
+fn watch(
+    source: Option<&str>,
+    value: default!(Option<&str>, "NULL"),
+    at: default!(Option<&str>, "NULL"),
+    entity: default!(Option<&str>, "NULL"),
+    every: default!(Option<Interval>, "NULL"),
+    strategy: default!(Option<&str>, "'mad'"),
+    threshold: default!(Option<f64>, "NULL"),
+    alerts_per_day: default!(Option<f64>, "1"),
+    name: default!(Option<&str>, "NULL"),
+    anomaly_type: default!(Option<&str>, "'data_outlier'"),
+    cron: default!(Option<&str>, "NULL"),
+    time_zone: default!(Option<&str>, "'UTC'"),
+    training_window: default!(Option<Interval>, "'30 days'"),
+    min_data_points: default!(Option<i32>, "100"),
+    params: default!(Option<JsonB>, "'{}'"),
+    settle: default!(Option<Interval>, "'5 seconds'"),
+    fire_after: default!(Option<i32>, "1"),
+    clear_after: default!(Option<i32>, "3"),
+    max_entities: default!(Option<i32>, "10000"),
+    entity_type: default!(Option<&str>, "NULL"),
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(detector, String),
+            name!(status, String),
+            name!(chosen, String),
+            name!(next_step, String),
+        ),
+    >,
+    ErrorReport,
+> {
+    let source = required(source, "source")?;
+    let strategy = required(strategy, "strategy")?;
+    let alerts_per_day = required(alerts_per_day, "alerts_per_day")?;
+    let anomaly_type = required(anomaly_type, "anomaly_type")?;
+    let time_zone = required(time_zone, "time_zone")?;
+    let training_window = required(training_window, "training_window")?;
+    let min_data_points = required(min_data_points, "min_data_points")?;
+    let params = required(params, "params")?;
+    let settle = required(settle, "settle")?;
+    let fire_after = required(fire_after, "fire_after")?;
+    let clear_after = required(clear_after, "clear_after")?;
+    let max_entities = required(max_entities, "max_entities")?;
+    let resolved = Source::resolve(source)?;
+    let columns = Columns::choose(&resolved, value, at, entity)?;
+    let every = match (every, cron) {
+        (None, None) => Some(
+            Interval::new(0, 0, 60_000_000)
+                .map_err(|e| crate::error::invalid(e.to_string(), "give every => '1 minute'"))?,
+        ),
+        (every, _) => every,
+    };
+    let relation_name = match resolved.relation {
+        Some(oid) => sql::row(
+            "SELECT relname::pg_catalog.text FROM pg_catalog.pg_class \
+             WHERE oid OPERATOR(pg_catalog.=) $1",
+            &[oid.into()],
+            |row| row.must::<String>(1),
+        )?,
+        None => None,
+    };
+    let default_name = format!("{}_{}", relation_name.as_deref().unwrap_or("query"), columns.value);
+    let schedule = match (&every, cron) {
+        (Some(every), _) => format!("every {}", interval_text(*every)?),
+        (None, cron) => format!("at {} ({time_zone})", cron.unwrap_or_default()),
+    };
+    let detector = create(Settings {
+        name: Some(name.unwrap_or(&default_name)),
+        anomaly_type,
+        strategy,
+        metric_name: &columns.value,
+        entity_type,
+        feed: FeedSetting::Source {
+            text: source,
+            value: Some(&columns.value),
+            at: Some(&columns.at),
+            entity: columns.entity.as_deref(),
+        },
+        every,
+        cron,
+        time_zone,
+        settle,
+        training_window,
+        min_data_points,
+        threshold,
+        alerts_per_day,
+        fire_after,
+        clear_after,
+        max_entities,
+        params: params.0,
+        trained_by_caller: session::session_user() == session::current_user(),
+    })?;
+
+    let row = DetectorRow::load(&detector)?;
+    let mut chosen = format!(
+        "{}: value {}, at {}, {}; {}, {schedule}; {}",
+        if resolved.relation.is_some() { resolved.text.as_str() } else { "query" },
+        columns.value,
+        columns.at,
+        match &columns.entity {
+            Some(entity) => format!("entity {entity}"),
+            None => "no entity".to_owned(),
+        },
+        row.strategy,
+        match threshold {
+            Some(t) => format!("threshold {t}"),
+            None => format!("about {alerts_per_day} alerts a day on quiet data"),
+        }
+    );
+    let status = if row.runs_here() {
+        let trained = train::execute(&lock(&detector)?)?;
+        chosen.push_str(&format!(
+            "; trained on {} rows of {} entities",
+            trained.trained_rows, trained.entities
+        ));
+        trained.status
+    } else {
+        chosen.push_str("; will be trained by its owner's worker");
+        "new".to_owned()
+    };
+    let next_step = format!(
+        "SELECT * FROM {} WHERE detector = {};",
+        quote_qualified_identifier("anomaly", "alerts"),
+        quote_literal(&detector)
+    );
+    Ok(TableIterator::once((detector, status, chosen, next_step)))
+}
+
+fn interval_text(interval: Interval) -> SqlResult<String> {
+    Ok(sql::row("SELECT $1::pg_catalog.text", &[interval.into()], |row| row.must::<String>(1))?
+        .unwrap_or_default())
+}
+
+extension_sql!(
+    r#"COMMENT ON FUNCTION anomaly.watch IS
+'watches a table, view or query: finds the columns, creates a detector, trains it on the history and leaves it to the workers';"#,
+    name = "watch_comment",
+    requires = [watch]
+);

@@ -1,0 +1,150 @@
+//! What the scheduler can say about itself: the rows of kind 'system' in `anomaly.health`, and who is
+//! running for `anomaly.progress`.
+
+use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
+
+use crate::{
+    error::SqlResult,
+    gucs,
+    pg::{bgworker, internal_rights, session, shmem, shmem::Outcome},
+    run, sql, worker,
+};
+
+/// Starvation is shown for this long after it was last seen.
+const STARVED_MICROS: i64 = 120_000_000;
+
+struct Problem {
+    status: &'static str,
+    reason: String,
+    hint: &'static str,
+}
+
+/// The scheduler's problems in this database, most fundamental first.
+fn problems() -> SqlResult<Vec<Problem>> {
+    let mut found = Vec::new();
+    let mut add = |status, reason: String, hint| found.push(Problem { status, reason, hint });
+    if session::in_recovery() {
+        add("standby", "this server is a standby".to_owned(), "scheduling starts at promotion");
+        return Ok(found);
+    }
+    if !worker::is_preloaded() {
+        add(
+            "not preloaded",
+            "no background workers: anomaly_detection is not in shared_preload_libraries"
+                .to_owned(),
+            "add it and restart the server, or CALL anomaly.run_due() regularly",
+        );
+    }
+    if let Some(reason) = run::paused()? {
+        add("paused", reason, "SELECT anomaly.resume()");
+    }
+    if !gucs::enabled() {
+        add(
+            "disabled",
+            "anomaly_detection.enabled is off".to_owned(),
+            "SET it to on in postgresql.conf, or for this database with ALTER DATABASE",
+        );
+    }
+    let here = bgworker::my_database().to_u32();
+    let known = shmem::read(|shared| {
+        let entry = shared.databases.iter().find(|d| d.oid == here).copied();
+        (shared.launcher_pid, entry)
+    });
+    if let Some((launcher, entry)) = known {
+        if launcher == 0 {
+            add(
+                "no launcher",
+                "the launcher is not running".to_owned(),
+                "it restarts within seconds; if not, the server's log says why",
+            );
+        }
+        if let Some(entry) = entry {
+            match entry.outcome {
+                Outcome::UnknownVersion => add(
+                    "version mismatch",
+                    "the installed SQL objects are of a version this library does not schedule"
+                        .to_owned(),
+                    "ALTER EXTENSION anomaly_detection UPDATE",
+                ),
+                Outcome::Failed | Outcome::Busy if entry.failures > 1 => add(
+                    "failing",
+                    format!("{} attempts to start work here failed in a row", entry.failures),
+                    "the server's log says why",
+                ),
+                _ => {}
+            }
+            if entry.starved > 0 && session::now() - entry.last_starved < STARVED_MICROS {
+                add(
+                    "starved",
+                    format!("due work found no worker slot, {} times so far", entry.starved),
+                    "raise anomaly_detection.max_workers or max_worker_processes",
+                );
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// One row per problem of the scheduler, or one that says ok.
+// pgrx sees that this returns a table only if `Result` is written out.
+#[allow(clippy::type_complexity)]
+#[pg_extern(schema = "anomaly", volatile, parallel_unsafe)]
+fn scheduler_health() -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(name, String),
+            name!(status, String),
+            name!(reason, Option<String>),
+            name!(hint, Option<String>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let mut rows: Vec<_> = problems()?
+        .into_iter()
+        .map(|p| {
+            ("scheduler".to_owned(), p.status.to_owned(), Some(p.reason), Some(p.hint.to_owned()))
+        })
+        .collect();
+    if rows.is_empty() {
+        rows.push(("scheduler".to_owned(), "ok".to_owned(), None, None));
+    }
+    Ok(TableIterator::new(rows))
+}
+
+/// Scan workers of this database and the run each is executing. Numbers only: what they stand for
+/// is filtered by the view.
+#[pg_extern(schema = "anomaly", volatile, parallel_restricted)]
+fn running_workers()
+-> TableIterator<'static, (name!(pid, i32), name!(run_id, i64), name!(rows_read, i64))> {
+    let here = bgworker::my_database().to_u32();
+    let rows = shmem::read(|shared| {
+        let mut rows = Vec::with_capacity(shmem::MAX_SLOTS);
+        for slot in shared.slots.iter().filter(|s| s.database == here && s.run_id != 0) {
+            rows.push((slot.pid, slot.run_id, slot.rows));
+        }
+        rows
+    });
+    TableIterator::new(rows.unwrap_or_default())
+}
+
+/// What is due and visible to the caller, but owned by another role.
+#[pg_extern(schema = "anomaly", volatile, parallel_unsafe)]
+fn due_of_others() -> Result<SetOfIterator<'static, String>, ErrorReport> {
+    let me = session::current_user();
+    let rows = internal_rights::with(|| {
+        sql::rows(
+            "SELECT format('detector %I of %s', d.detector, d.owner) \
+               FROM anomaly.detector d JOIN anomaly.detector_state s ON s.detector = d.detector \
+              WHERE d.enabled AND s.status <> 'broken' AND s.next_due <= clock_timestamp() \
+                AND d.owner::oid <> $1 \
+                AND EXISTS (SELECT FROM pg_roles r WHERE pg_has_role($1, r.oid, 'MEMBER') \
+                    AND (r.oid = d.owner OR r.rolname IN ('anomaly_admin', 'anomaly_monitor'))) \
+              ORDER BY 1",
+            &[me.into()],
+            |row| row.must::<String>(1),
+        )
+    })?;
+    Ok(SetOfIterator::new(rows))
+}

@@ -1,0 +1,39 @@
+//! Who is calling, and when.
+
+use pgrx::pg_sys;
+
+/// The role whose rights apply now.
+pub fn current_user() -> pg_sys::Oid {
+    // SAFETY: reads a backend-local variable.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// The role that logged in (or was set by a superuser with SET SESSION AUTHORIZATION).
+pub fn session_user() -> pg_sys::Oid {
+    // SAFETY: reads a backend-local variable.
+    unsafe { pg_sys::GetSessionUserId() }
+}
+
+/// Whether the role is a superuser.
+pub fn is_superuser(role: pg_sys::Oid) -> bool {
+    // SAFETY: a catalogue look-up inside a transaction, which every SQL function is in.
+    unsafe { pg_sys::superuser_arg(role) }
+}
+
+/// Whether `role` has the rights of `of` (is it, or is a member that inherits).
+pub fn has_privileges_of(role: pg_sys::Oid, of: pg_sys::Oid) -> bool {
+    // SAFETY: a catalogue look-up inside a transaction, which every SQL function is in.
+    unsafe { pg_sys::has_privs_of_role(role, of) }
+}
+
+/// The clock, µs since 2000-01-01 UTC.
+pub fn now() -> i64 {
+    // SAFETY: asks the operating system for the time.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// Whether this server is replaying WAL and cannot write.
+pub fn in_recovery() -> bool {
+    // SAFETY: reads shared state that exists in every backend.
+    unsafe { pg_sys::RecoveryInProgress() }
+}

@@ -1,0 +1,87 @@
+//! Fixed SQL from Rust: short forms over pgrx's SPI that keep SQLSTATEs and never unwrap.
+
+use pgrx::{
+    FromDatum, IntoDatum, PgSqlErrorCode, Spi,
+    datum::{DatumWithOid, TimestampWithTimeZone},
+    pg_sys,
+    spi::SpiHeapTupleData,
+};
+
+use crate::error::{SqlResult, report};
+
+/// A row of a result; columns are counted from 1.
+pub struct Row<'a>(SpiHeapTupleData<'a>);
+
+impl Row<'_> {
+    /// The column's value, `None` when NULL.
+    pub fn get<T: FromDatum + IntoDatum>(&self, column: usize) -> SqlResult<Option<T>> {
+        self.0.get::<T>(column).map_err(from_spi)
+    }
+
+    /// The value of a column that the query or the table guarantees to be there.
+    pub fn must<T: FromDatum + IntoDatum>(&self, column: usize) -> SqlResult<T> {
+        self.get(column)?.ok_or_else(|| {
+            report(
+                PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+                format!("catalogue of anomaly_detection: column {column} is unexpectedly NULL"),
+            )
+        })
+    }
+
+    /// A `timestamptz` column, µs since 2000-01-01 UTC.
+    pub fn micros(&self, column: usize) -> SqlResult<Option<i64>> {
+        Ok(self.get::<TimestampWithTimeZone>(column)?.map(pg_sys::TimestampTz::from))
+    }
+}
+
+/// All rows of a query that only reads.
+pub fn rows<R>(
+    query: &str,
+    args: &[DatumWithOid],
+    mut read: impl FnMut(&Row) -> SqlResult<R>,
+) -> SqlResult<Vec<R>> {
+    Spi::connect(|client| {
+        client.select(query, None, args).map_err(from_spi)?.map(|row| read(&Row(row))).collect()
+    })
+}
+
+/// The first row of a query that only reads.
+pub fn row<R>(
+    query: &str,
+    args: &[DatumWithOid],
+    read: impl FnMut(&Row) -> SqlResult<R>,
+) -> SqlResult<Option<R>> {
+    Ok(rows(query, args, read)?.into_iter().next())
+}
+
+/// Runs a statement that writes; answers how many rows it touched.
+pub fn execute(statement: &str, args: &[DatumWithOid]) -> SqlResult<usize> {
+    Spi::connect_mut(|client| {
+        client.update(statement, None, args).map(|table| table.len()).map_err(from_spi)
+    })
+}
+
+/// Runs a statement that writes and reads what it returns.
+pub fn execute_returning<R>(
+    statement: &str,
+    args: &[DatumWithOid],
+    mut read: impl FnMut(&Row) -> SqlResult<R>,
+) -> SqlResult<Vec<R>> {
+    Spi::connect_mut(|client| {
+        client.update(statement, None, args).map_err(from_spi)?.map(|row| read(&Row(row))).collect()
+    })
+}
+
+/// A `timestamptz` from µs since 2000-01-01 UTC.
+pub fn timestamptz(micros: i64) -> SqlResult<TimestampWithTimeZone> {
+    TimestampWithTimeZone::try_from(micros).map_err(|_| {
+        report(
+            PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
+            format!("timestamp out of range: {micros} µs since 2000-01-01"),
+        )
+    })
+}
+
+fn from_spi(error: pgrx::spi::Error) -> pg_sys::panic::ErrorReport {
+    report(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("SPI: {error}"))
+}

@@ -1,0 +1,175 @@
+# Killing the scan worker, the dispatcher or the server at 20 random moments while readings come in. Whatever dies:
+# each reading is judged once, and each incident is one alert, as if nothing had happened.
+#
+# The readings are made here, from a seed and from nothing that the extension says. ANOMALY_SEED repeats a run's
+# choices; where in a scan they strike is up to the machine.
+use strict;
+use warnings;
+use AnomalyNode;
+use List::Util qw(max min sum);
+use Readings;
+use Test::More;
+use Time::HiRes qw(time sleep);
+
+my $KILLS = 20;
+my $SETTLE = 2;    # seconds that a reading has to arrive
+my $LEAD = 3;      # seconds that readings are ahead of the clock when they are stored
+my $seed = $ENV{ANOMALY_SEED} || int(time * 1000) % 1_000_000;
+srand $seed;
+diag "ANOMALY_SEED=$seed";
+
+my $node = AnomalyNode->start_new('kills', conf => <<'CONF');
+anomaly_detection.launcher_naptime_ms = 50
+anomaly_detection.linger_ms = 0
+anomaly_detection.crash_wait_ms = 300
+anomaly_detection.max_consecutive_failures = 1000
+CONF
+
+# Reading what is new takes a while, so that most moments are in the middle of a run.
+Readings::create($node);
+$node->safe_psql('postgres', q{
+	CREATE FUNCTION slowly(at timestamptz, value double precision) RETURNS double precision LANGUAGE plpgsql AS
+	$$ BEGIN IF at > now() - interval '1 minute' THEN PERFORM pg_sleep(0.004); END IF; RETURN value; END $$;
+	CREATE VIEW feed AS SELECT at, entity, slowly(at, value) AS value FROM reading;
+	CREATE ROLE other LOGIN;
+	GRANT SELECT ON feed, reading TO other;
+	GRANT anomaly_monitor TO other;
+
+	-- Ends one process of a kind, as soon as there is one.
+	CREATE FUNCTION strike(kind text) RETURNS integer LANGUAGE plpgsql AS $$
+	DECLARE
+		victim integer;
+	BEGIN
+		FOR attempt IN 1 .. 3000 LOOP
+			SELECT pid INTO victim FROM pg_stat_activity WHERE backend_type = 'anomaly_detection ' || kind ORDER BY random() LIMIT 1;
+			IF FOUND AND pg_terminate_backend(victim) THEN
+				RETURN victim;
+			END IF;
+			PERFORM pg_sleep(0.001), pg_stat_clear_snapshot();
+		END LOOP;
+		RETURN NULL;
+	END $$;
+});
+
+# One by the textbook rule, whose alerts can be foretold; one by rate; one of another owner, hence of another worker.
+my %owner = (by_rule => undef, by_rate => undef, of_other => 'other');
+my %settings = (
+	by_rule  => q{strategy => 'zscore', threshold => 8},
+	by_rate  => q{strategy => 'mad', alerts_per_day => 50},
+	of_other => q{strategy => 'iqr', fire_after => 2, clear_after => 2});
+for my $name (sort keys %owner)
+{
+	$node->safe_psql('postgres', "SELECT anomaly.watch('feed', value => 'value', at => 'at', entity => 'entity', every => '1 second',
+		settle => '$SETTLE seconds', name => '$name', $settings{$name})", Readings::as($owner{$name}));
+	Readings::twin($node, $name, $owner{$name});
+}
+
+# The readings, ten a second for each entity. An incident is 1 to 5 of them, far off to one side; incidents are
+# rare, so that the baseline is what it is without them.
+my @entities = map { { name => $Readings::ENTITIES[ $_ - 1 ], level => Readings::level($_), quiet => 5 + int rand 60, left => 0 } } 1 .. @Readings::ENTITIES;
+my (@incidents, $next_tick, $stored, $too_late, $calm) = ();
+($next_tick, $stored, $too_late, $calm) = (0, 0, 0, 0);
+
+sub reading
+{
+	my ($entity, $tick) = @_;
+	if ($entity->{left} == 0 && $entity->{quiet} == 0 && !$calm)
+	{
+		$entity->{left} = 1 + int rand 5;
+		$entity->{sign} = rand() < 0.5 ? -1 : 1;
+		push @incidents, { entity => $entity->{name}, first => $tick, points => 0, far => 0 };
+		$entity->{incident} = $incidents[-1];
+	}
+	if ($entity->{left} > 0)
+	{
+		my ($incident, $far) = ($entity->{incident}, sprintf '%.3f', 30 + rand 30);
+		my $value = sprintf '%.3f', $entity->{level} + $entity->{sign} * $far;
+		$incident->{last} = $tick;
+		$incident->{points}++;
+		($incident->{far}, $incident->{value}) = ($far, $value) if $far > $incident->{far};
+		$entity->{quiet} = 40 + int rand 60 if --$entity->{left} == 0;
+		return $value;
+	}
+	$entity->{quiet}-- if $entity->{quiet} > 0;
+	return sprintf '%.3f', $entity->{level} - 2 + rand 4;
+}
+
+# Stores readings up to $LEAD seconds ahead of the clock. Those for which it is too late are never made.
+sub feed
+{
+	my $first = max($next_tick, int(time * 10) + 10);
+	my $last = int((time + $LEAD) * 10);
+	return if $last < $first;
+	my @rows;
+	for my $tick ($first .. $last)
+	{
+		push @rows, map { "(to_timestamp($tick / 10.0), '$_->{name}', " . reading($_, $tick) . ')' } @entities;
+	}
+	$node->safe_psql('postgres', 'INSERT INTO reading VALUES ' . join ', ', @rows);
+	$too_late++ if time > $first / 10 + $SETTLE;
+	$stored += @rows;
+	$next_tick = $last + 1;
+	return;
+}
+
+my %killed = ('server' => 0, 'scan worker' => 0, 'dispatcher' => 0);
+while (sum(values %killed) < $KILLS)
+{
+	feed();
+	sleep rand 1.2;
+	feed();
+	my $choice = rand;
+	my $kind = $choice < 0.4 ? 'server' : $choice < 0.8 ? 'scan worker' : 'dispatcher';
+	if ($kind eq 'server')
+	{
+		# Every other time in the middle of a run, which on a quick machine a random moment seldom is.
+		if ($killed{server} % 2)
+		{
+			for (1 .. 100) { last if $node->safe_psql('postgres', "SELECT EXISTS (SELECT FROM anomaly.runs WHERE status = 'running')") eq 't' }
+		}
+		$node->stop('immediate');
+		$node->start;
+	}
+	else
+	{
+		my $pid = $node->safe_psql('postgres', "SELECT strike('$kind')");
+		next if $pid eq '';
+	}
+	$killed{$kind}++;
+	note sprintf 'kill %d: %s at %.3f', sum(values %killed), $kind, time;
+}
+note join ', ', map { "$_: $killed{$_}" } sort keys %killed;
+
+# Quiet readings at the end close the last episodes.
+$calm = 1;
+feed();
+sleep 1;
+feed();
+$node->wait_until("SELECT count(*) = 3 FROM anomaly.detectors WHERE detector IN ('by_rule', 'by_rate', 'of_other')
+	AND watermark >= (SELECT max(at) FROM reading)", 'everything is judged');
+$node->safe_psql('postgres', "SELECT anomaly.disable('$_')", Readings::as($owner{$_})) for sort keys %owner;
+
+is($too_late, 0, 'every reading was stored in time');
+my $cut = $node->safe_psql('postgres', q{SELECT count(*) FROM anomaly.runs WHERE status IN ('crashed', 'cancelled')});
+cmp_ok($cut, '>=', 4, "fault_p2_power: $cut runs were cut short");
+cmp_ok($killed{server}, '>=', 3, 'the server was killed among others');
+is($node->safe_psql('postgres', q{SELECT run_id, status, error_message FROM anomaly.runs WHERE status NOT IN ('crashed', 'cancelled', 'succeeded')}), '',
+	'no run has failed or seems to be running');
+
+cmp_ok(scalar @incidents, '>=', 5, 'fault_p2_power: ' . @incidents . " incidents in $stored readings");
+my $foretold = join "\n", map { "$_->{entity}|$_->{first}|$_->{last}|$_->{points}|$_->{value}|resolved" }
+  sort { $a->{first} <=> $b->{first} || $a->{entity} cmp $b->{entity} } @incidents;
+is($node->safe_psql('postgres', q{SELECT entity, round(extract(epoch FROM at) * 10), round(extract(epoch FROM last_at) * 10), points,
+		round(value::numeric, 3), status FROM anomaly.alerts WHERE detector = 'by_rule' ORDER BY at, entity}),
+	$foretold, 'fault_p2_alerts_are_the_incidents: one alert for each incident, none besides');
+for my $name (sort keys %owner)
+{
+	Readings::is_as_undisturbed($node, $name, "fault_p2_as_undisturbed: alerts of $name", $owner{$name});
+	is($node->safe_psql('postgres', qq{SELECT points_processed,
+			(SELECT sum(points_scored) FROM anomaly.runs WHERE detector = '$name' AND status = 'succeeded'),
+			(SELECT count(*) FROM (SELECT DISTINCT entity, at FROM anomaly.alerts WHERE detector = '$name') q)
+			= (SELECT count(*) FROM anomaly.alerts WHERE detector = '$name')
+			FROM anomaly.detectors WHERE detector = '$name'}), "$stored|$stored|t", "fault_p2_no_gap_no_duplicate: $name judged each reading once");
+}
+$node->stop;
+done_testing();

@@ -1,0 +1,232 @@
+# Traps: an ordinary role that may create objects in schema public has made one for every name that the extension could
+# mean: operators, functions, aggregates, types, tables. Each trap raises an error or holds nothing. Installing the
+# extension and calling every function of it, with public first on the search_path and the tables shadowed in pg_temp,
+# gives what it gives without them.
+use strict;
+use warnings;
+use AnomalyNode;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = AnomalyNode->start_new('traps', create => 0);
+$node->safe_psql('postgres', 'CREATE ROLE mallory; CREATE DATABASE clean; CREATE DATABASE trapped');
+my $version = $node->safe_psql('postgres', 'SHOW server_version_num');
+
+$node->safe_psql('trapped', q{
+	GRANT CREATE ON SCHEMA public TO mallory;
+	SET ROLE mallory;
+	DO $$
+	DECLARE
+		kinds CONSTANT text[] := '{smallint,integer,bigint,real,"double precision",numeric,text,name,"\"char\"",oid,regclass,regrole,boolean,
+			interval,timestamptz,jsonb,bytea,"text[]","oid[]","bigint[]","double precision[]"}';
+		l text; r text; o text; f record; made integer := 0;
+	BEGIN
+		-- One operator for each pair of types: where core has none it would be the exact match.
+		FOREACH l IN ARRAY kinds LOOP
+			FOREACH r IN ARRAY kinds LOOP
+				EXECUTE format('CREATE FUNCTION public.trap(%s, %s) RETURNS boolean LANGUAGE plpgsql AS ''BEGIN RAISE EXCEPTION ''''trap sprung''''; END''', l, r);
+				FOREACH o IN ARRAY '{=,<>,<,<=,>,>=,+,-,*,/,%,||,->>,?,@>,~}'::text[] LOOP
+					EXECUTE format('CREATE OPERATOR public.%s (LEFTARG = %s, RIGHTARG = %s, PROCEDURE = public.trap)', o, l, r);
+					made := made + 1;
+				END LOOP;
+			END LOOP;
+		END LOOP;
+		-- A twin of each of core's functions.
+		FOR f IN SELECT proname, pg_get_function_identity_arguments(oid) AS args, pg_get_function_result(oid) AS result
+			FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND prokind = 'f' AND prorettype <> 'trigger'::regtype
+			AND proname !~ '(in|out|recv|send|sel|support|handler|typmod.*|_transfn|_accum.*|_serialize|_deserialize|_combine)$' LOOP
+			BEGIN
+				EXECUTE format('CREATE FUNCTION public.%I(%s) RETURNS %s LANGUAGE plpgsql AS ''BEGIN RAISE EXCEPTION ''''trap sprung''''; END''', f.proname, f.args, f.result);
+				made := made + 1;
+			EXCEPTION WHEN invalid_function_definition OR feature_not_supported OR undefined_object OR syntax_error OR datatype_mismatch OR duplicate_function THEN
+				NULL;    -- what only core can make
+			END;
+		END LOOP;
+		FOR f IN SELECT a, k FROM unnest('{count,min,max,sum,avg,array_agg,bool_or}'::text[]) a, unnest('{*,text,integer,bigint,double precision,timestamptz,name}'::text[]) k LOOP
+			IF f.k <> '*' OR f.a = 'count' THEN
+				EXECUTE format('CREATE FUNCTION public.trap_%s(bigint%s) RETURNS bigint LANGUAGE plpgsql AS ''BEGIN RAISE EXCEPTION ''''trap sprung''''; END''',
+					f.a, CASE f.k WHEN '*' THEN '' ELSE ', ' || f.k END);
+				EXECUTE format('CREATE AGGREGATE public.%s(%s) (SFUNC = public.trap_%1$s, STYPE = bigint, INITCOND = 0)', f.a, f.k);
+				made := made + 1;
+			END IF;
+		END LOOP;
+		FOREACH l IN ARRAY '{text,name,oid,int2,int4,int8,float4,float8,"numeric",bool,timestamptz,"timestamp","interval",jsonb,bytea,uuid,regclass,regrole}'::text[] LOOP
+			EXECUTE format('CREATE DOMAIN public.%I AS pg_catalog."char"', l);
+			made := made + 1;
+		END LOOP;
+		IF made < 8000 THEN
+			RAISE EXCEPTION 'only % traps', made;
+		END IF;
+	END $$;
+	CREATE TABLE public.pg_extension (extname pg_catalog.name, extowner pg_catalog.oid);
+	CREATE TABLE public.pg_class (oid pg_catalog.oid, relname pg_catalog.name);
+});
+isnt($node->psql('trapped', "SET search_path = public, pg_catalog; SELECT 'a' = 'b'::pg_catalog.text"), 0, 'fault_d12_power: the traps work');
+
+my $rc = $node->psql('trapped', 'CREATE EXTENSION anomaly_detection', stderr => \my $installed);
+is("$rc|$installed", '0|', 'fault_d11_traps: CREATE EXTENSION steps on none');
+BAIL_OUT('nothing to test') if $rc != 0;
+is($node->safe_psql('trapped', q{
+	SET search_path = pg_catalog;
+	SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid) || ' uses ' || pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid)
+	  FROM pg_depend d
+	  LEFT JOIN pg_proc p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
+	  LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+	  LEFT JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
+	  LEFT JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
+	  LEFT JOIN pg_proc own_p ON d.classid = 'pg_proc'::regclass AND own_p.oid = d.objid
+	  LEFT JOIN pg_operator own_o ON d.classid = 'pg_operator'::regclass AND own_o.oid = d.objid
+	  LEFT JOIN pg_type own_t ON d.classid = 'pg_type'::regclass AND own_t.oid = d.objid
+	  LEFT JOIN pg_class own_c ON d.classid = 'pg_class'::regclass AND own_c.oid = d.objid
+	 WHERE coalesce(p.proowner, o.oprowner, t.typowner, c.relowner) = 'mallory'::regrole::oid
+	   AND coalesce(own_p.proowner, own_o.oprowner, own_t.typowner, own_c.relowner, 10::oid) <> 'mallory'::regrole::oid LIMIT 10}), '',
+	'... and nothing of the extension depends on any');
+
+# Aggregates with the names and types of ours stop the installation, like the types and functions of 001_install.pl.
+$node->safe_psql('clean', 'CREATE EXTENSION anomaly_detection');
+my @aggregates = split /\n/, $node->safe_psql('clean', q{SELECT p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')' FROM pg_proc p
+	JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e' JOIN pg_extension e ON e.oid = d.refobjid AND extname = 'anomaly_detection'
+	WHERE prokind = 'a' AND NOT EXISTS (SELECT FROM pg_type t WHERE t.oid = ANY (proargtypes) AND (typnamespace <> 'pg_catalog'::regnamespace OR typtype = 'p'))});
+cmp_ok(scalar @aggregates, '>=', 5, 'the extension has aggregates');
+$node->safe_psql('postgres', 'CREATE DATABASE taken');
+$node->safe_psql('taken', 'GRANT CREATE ON SCHEMA public TO mallory');
+for (@aggregates)
+{
+	(my $aggregate = $_) =~ s/\w+ (double precision|boolean)/$1/g;
+	my $arguments = $aggregate =~ s/^.*\(|\)$//gr;
+	$node->safe_psql('taken', "SET ROLE mallory; CREATE FUNCTION public.step(text, $arguments) RETURNS text LANGUAGE sql AS \$\$ SELECT 'trap' \$\$;
+		CREATE AGGREGATE public.$aggregate (SFUNC = public.step, STYPE = text)");
+	is($node->sqlstate('CREATE EXTENSION anomaly_detection', 'taken'), '42723', "fault_d11_hostile_objects: aggregate $aggregate stops it");
+	$node->safe_psql('taken', "DROP AGGREGATE public.$aggregate; DROP FUNCTION public.step");
+}
+
+# The same calls in both databases. They use neither operators nor casts themselves, and show nothing that depends on the clock.
+my $base = int(time) - 100 * 300;
+for my $database ('clean', 'trapped')
+{
+	$node->safe_psql($database, qq{
+		SET search_path = pg_catalog;
+		CREATE ROLE owner_in_$database LOGIN; GRANT pg_monitor TO owner_in_$database;
+		CREATE SCHEMA data; GRANT USAGE ON SCHEMA data TO PUBLIC;
+		CREATE TABLE data.points AS SELECT i, pg_catalog.to_timestamp($base + i * 300 - 400) AS at, e, (i * 7919 + h * 104729) % 100 / 25.0 + 40 * h + CASE WHEN i = 95 THEN 60 ELSE 0 END AS v,
+			i % 3 <> 0 AS ok FROM pg_catalog.generate_series(1, 100) i, (VALUES ('one', 1), ('two', 2)) s (e, h);
+		ALTER TABLE data.points ALTER v TYPE pg_catalog.float8; GRANT SELECT, INSERT ON data.points TO PUBLIC;
+		ALTER DATABASE $database SET search_path = public, pg_catalog;
+		ALTER DATABASE $database SET anomaly_detection.enabled = off;    -- no worker comes between the calls
+	});
+}
+my $TEMPORARY = join "\n", (map { "CREATE TEMPORARY TABLE $_ (trap pg_catalog.int4);" }
+	qw(pg_class pg_type pg_proc pg_namespace pg_attribute pg_extension pg_roles pg_database pg_locks pg_stat_activity pg_authid pg_auth_members
+	detector detector_state model entity_state alert run sample monitor setting strategy anomaly_type)),
+  (map { "CREATE DOMAIN pg_temp.$_ AS pg_catalog.\"char\";" } qw(text name oid int2 int4 int8 float4 float8 bool timestamptz jsonb bytea uuid regclass regrole));
+
+my $CALLS = q{
+\set VERBOSITY terse
+\pset null (null)
+SELECT public.zscore(v) OVER w, public.modified_zscore(v) OVER w, public.iqr_score(v) OVER w, public.ewma_score(v, 0.3) OVER w, public.anomaly_score(v) OVER w
+  FROM data.points WINDOW w AS (PARTITION BY e ORDER BY i ROWS 20 PRECEDING) ORDER BY e, i OFFSET 90 LIMIT 12;
+SELECT public.num_vals(s), public.num_nulls(s), public.num_nans(s), public.num_infs(s), public.mean(s), public.stddev(s), public.variance(s), public.skewness(s), public.kurtosis(s),
+  public.min_val(s), public.max_val(s), public.quantile(s, 0.9), public.median(s), public.mad(s), public.iqr(s), public.iqr_bounds(s, 1.5), public.zscore(s, 50),
+  public.modified_zscore(s, 50), public.rank_error(s), s FROM (SELECT public.anomaly_summary(v) AS s FROM data.points GROUP BY e ORDER BY e) q;
+SELECT public.mean(public.rollup(s)) FROM (SELECT public.anomaly_summary(v) AS s FROM data.points GROUP BY e) q;
+SELECT public.completeness(v), public.uniqueness(e), public.validity(ok) FROM data.points;
+SELECT rows, expected, lower, upper, is_anomaly FROM public.volume_check('data.points', 'at', '1 hour', 'UNTIL') ORDER BY bucket_start LIMIT 5;
+SELECT * FROM public.detect_anomalies('data.points', value => 'v', at => 'at', entity => 'e', threshold => 5) OFFSET 90 LIMIT 20;
+SELECT is_anomaly, deviation FROM public.detect_anomalies('SELECT at, v FROM data.points', strategy => 'iqr') OFFSET 190;
+
+SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'data.points', value => 'v', at => 'at', entity => 'e', threshold => 6, settle => '0 s', name => 'created', min_data_points => 20);
+SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'data.points', value => 'v', name => 'created');
+SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'data.pints', name => 'x');
+SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'data.points', value => 'w', name => 'x');
+SELECT anomaly.train('created');
+SELECT anomaly.train('no such');
+SELECT detector, status, chosen, next_step FROM anomaly.watch('SELECT at, v FROM data.points', cron => '0 3 * * *', time_zone => 'Europe/Berlin', strategy => 'iqr', settle => '0 s', min_data_points => 20, name => 'watched');
+INSERT INTO data.points VALUES (101, pg_catalog.clock_timestamp(), 'one', 300, true), (102, pg_catalog.clock_timestamp(), 'two', 82, true);
+SELECT pg_catalog.pg_sleep(0.01);
+SELECT status, rows_read, points_scored, alerts_opened, alerts_resolved FROM anomaly.scan('created');
+SELECT status, rows_read, points_scored, alerts_opened, alerts_resolved FROM anomaly.scan('watched');
+SELECT anomaly.create_detector('system_cpu', 'mad', 'load', min_data_points => 3, threshold => 6);
+SELECT detector, severity FROM anomaly.process_data_point('{"load": 1, "entity_id": "a"}');
+SELECT detector, severity FROM anomaly.process_data_point('{"load": 1.1, "entity_id": "a"}');
+SELECT detector, severity FROM anomaly.process_data_point('{"load": 1.2, "entity_id": "a"}');
+SELECT detector, severity FROM anomaly.process_data_point('{"load": 1.1, "entity_id": "a"}');
+SELECT detector, severity FROM anomaly.process_data_point('{"load": 99, "entity_id": "a"}', ARRAY['system_cpu']);
+SELECT detector, status, enabled, strategy, metric_name, source, threshold, params, points_processed, anomalies_detected, model_version, trained_rows, entities FROM anomaly.detectors ORDER BY detector;
+SELECT detector, status, severity, entity, points, value, expected, lower, upper, deviation, description, suggestion, is_critical FROM anomaly.alerts ORDER BY detector, entity;
+SELECT detector, version, active, entities, shared_bytes FROM anomaly.models ORDER BY detector, version;
+SELECT metric, entity, value FROM anomaly.samples ORDER BY metric, value;
+SELECT * FROM anomaly.strategies ORDER BY strategy;
+SELECT * FROM anomaly.anomaly_types ORDER BY anomaly_type;
+SELECT detector, kind, started_by, status, rows_read, alerts_opened, error_message FROM anomaly.runs ORDER BY detector, started_at;
+SELECT detector, kind, rows_read FROM anomaly.progress;
+SELECT kind, name, status, reason, hint FROM anomaly.health ORDER BY kind, name;
+SELECT anomaly.paused_reason();
+SELECT * FROM anomaly.scheduler_health();
+SELECT * FROM anomaly.running_workers();
+SELECT anomaly.run_is_alive(1);
+SELECT * FROM anomaly.due_of_others();
+SELECT anomaly.pause();
+SELECT status FROM anomaly.scan('created');
+CALL anomaly.run_due();
+SELECT anomaly.resume();
+SELECT anomaly.disable('created'), anomaly.disable('no such'), anomaly.enable('created');
+-- Worker and CALL: the first is on a schedule, the monitor as well.
+SELECT status, alerts_opened FROM anomaly.claim_next_due('-infinity') c, anomaly.runs;
+SELECT anomaly.perform_claimed(0);
+SELECT anomaly.settle_claimed(0, 0, NULL, NULL);
+SELECT metric, unit, detector, next_step FROM anomaly.monitor_system(every => '1 hour') ORDER BY metric;
+SELECT anomaly.disable_monitor('system'), anomaly.enable_monitor('system'), anomaly.enable_monitor('no such');
+CALL anomaly.run_due();
+SELECT anomaly.drop_monitor('system'), anomaly.drop_monitor('system');
+SELECT anomaly.drop_detector('created'), anomaly.drop_detector('watched'), anomaly.drop_detector('created'), anomaly.drop_detector('system_cpu_statistical_mad_load');
+};
+my $until = $node->safe_psql('postgres', "SET TimeZone = 'UTC'; SELECT to_timestamp($base + 100 * 300 - 400)");
+$CALLS =~ s/'UNTIL'/'$until'/g;
+
+# Whoever adds a function adds a call of it above. What aggregates and types consist of is called through them.
+my @functions = split /\n/, $node->safe_psql('clean', q{
+	SELECT DISTINCT n.nspname || '.' || p.proname FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) pronamespace
+	  JOIN pg_catalog.pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+	  JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND extname = 'anomaly_detection'
+	 WHERE NOT EXISTS (SELECT FROM pg_aggregate WHERE p.oid IN (aggtransfn, aggfinalfn, aggcombinefn, aggserialfn, aggdeserialfn, aggmtransfn, aggminvtransfn, aggmfinalfn))
+	   AND NOT EXISTS (SELECT FROM pg_type WHERE p.oid IN (typinput, typoutput, typsend, typreceive)) ORDER BY 1});
+cmp_ok(scalar @functions, '>', 40, 'the extension has ' . @functions . ' functions');
+is_deeply([ grep { $CALLS !~ /\b\Q$_\E\(/ && $CALLS !~ /\b\Q$_\E\b/ } @functions ], [], 'fault_d12_complete: every function is called here');
+
+for my $role (undef, 'owner_in_')
+{
+	my %output;
+	for my $database ('clean', 'trapped')
+	{
+		my @options = defined $role ? (extra_params => [ '-U', "$role$database" ]) : ();
+		my $preamble = "SET TimeZone = 'UTC';\n" . ($database eq 'trapped' ? $TEMPORARY : '');
+		$node->psql($database, "$preamble\n$CALLS", stdout => \my $out, stderr => \my $err, on_error_stop => 0, @options);
+		$err =~ s/^psql:<stdin>:\d+: //mg;
+		$out =~ s/\b\Q$role$database\E\b/$role/g if defined $role;
+		$output{$database} = "$out\n--- errors\n$err";
+		$node->safe_psql($database, q{DELETE FROM data.points WHERE i OPERATOR(pg_catalog.>) 100; DELETE FROM anomaly.alert; DELETE FROM anomaly.run; DELETE FROM anomaly.sample});
+	}
+	my $who = defined $role ? 'a role' : 'a superuser';
+	my @clean = split /\n/, $output{clean};
+	cmp_ok(scalar @clean, '>', 130, "$who: the calls answer something");
+	unlike($output{trapped}, qr/trap sprung/, "fault_d12_hostile_search_path: called by $who, nothing steps on a trap");
+	is($output{trapped}, $output{clean}, '... and everything gives the same results');
+	my @errors = grep { /ERROR/ } @clean;
+	is(scalar @errors, 8, "... errors are the expected ones:\n" . join "\n", @errors);
+}
+
+# The dispatcher and the scan worker, whose sessions begin with the database's search_path.
+for my $database ('clean', 'trapped')
+{
+	$node->safe_psql('postgres', "ALTER DATABASE $database RESET anomaly_detection.enabled");
+	$node->safe_psql($database, qq{SELECT anomaly.watch('data.points', value => 'v', at => 'at', entity => 'e', every => '1 second', threshold => 6, settle => '0 s', min_data_points => 20, name => 'by_worker')},
+		extra_params => [ '-U', "owner_in_$database" ]);
+	$node->safe_psql($database, q{INSERT INTO data.points VALUES (101, pg_catalog.now(), 'one', 300, true), (102, pg_catalog.clock_timestamp(), 'two', 82, true)});
+	$node->wait_for_alert('by_worker', undef, $database) if $database eq 'clean';
+	$node->poll_query_until($database, q{SELECT 't'::pg_catalog.text FROM anomaly.alerts WHERE detector OPERATOR(pg_catalog.=) 'by_worker'}, 't')
+	  or fail("no alert in $database");
+	is($node->safe_psql($database, q{SELECT entity, value, severity, points FROM anomaly.alerts}), 'one|300|emergency|1', "fault_d12_worker: the alert in $database");
+}
+unlike(slurp_file($node->logfile), qr/worker.*trap sprung|anomaly_detection:.*trap/, 'no process of ours has stepped on a trap');
+$node->stop;
+done_testing();

@@ -23,9 +23,9 @@ use crate::{Error, Result};
 const LEFT_OUT_MEMORY: f64 = 100.0;
 /// The largest share of the latest points that may be left out; ten in a row reach it. A rule that
 /// never learned what it calls anomalous would hold on to its first points for ever: after a level
-/// shift, or when its history had shown one of two modes only, nothing would be normal again (on
-/// NAB's public series such a z-score falls from 38 to 0). What exceeds the budget is the new
-/// normal until something better can tell a long incident from a shift.
+/// shift, or when its history had shown one of two modes only, nothing would be normal again.
+/// What exceeds the budget is the new normal until something better can tell a long incident from a
+/// shift.
 const LEFT_OUT_BUDGET: f64 = 0.1;
 /// Assumed where nobody has counted yet: one point a minute.
 const POINTS_PER_DAY: f64 = 1440.0;

@@ -66,6 +66,8 @@ fn detect_anomalies(
             clear_after: 1,
             metric_name: columns.value.clone(),
             anomaly_type: "data_outlier".to_owned(),
+            time_zone: time_zone.to_owned(),
+            ..DetectorConfig::default()
         })
         .map_err(from_core)
     };

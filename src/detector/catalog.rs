@@ -122,6 +122,8 @@ impl DetectorRow {
             clear_after: self.clear_after as u32,
             metric_name: self.metric_name.clone(),
             anomaly_type: self.anomaly_type.clone(),
+            time_zone: self.time_zone.clone(),
+            ..DetectorConfig::default()
         })
         .map_err(from_core)
     }

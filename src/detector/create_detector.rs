@@ -1,6 +1,10 @@
 //! `anomaly.create_detector`: registers a detector and says nothing about training it.
 
-use anomaly_core::schedule::CronSchedule;
+use anomaly_core::{
+    calendar::Calendar,
+    schedule::CronSchedule,
+    strategy::{Context, Kind},
+};
 use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, prelude::*};
 
 use crate::{
@@ -126,7 +130,9 @@ pub fn create(settings: Settings) -> SqlResult<String> {
     }
     let strategy = anomaly_core::strategy::resolve_name(settings.strategy).map_err(from_core)?;
     // Building it proves that the strategy is available and knows every key of params.
-    anomaly_core::strategy::strategy(strategy, &settings.params).map_err(from_core)?;
+    let calendar = Calendar::new(settings.time_zone).map_err(from_core)?;
+    let context = Context { calendar, kind: Kind::Value };
+    anomaly_core::strategy::strategy(strategy, &settings.params, &context).map_err(from_core)?;
     anomaly_core::strategy::anomaly_type_info(settings.anomaly_type).map_err(from_core)?;
     check_ranges(&settings)?;
     let first_due = first_due(&settings)?;

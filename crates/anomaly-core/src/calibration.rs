@@ -36,8 +36,8 @@ pub trait Calibrator {
     fn learn(&mut self, residual: f64, dof: f64);
     /// The two-sided tail beyond a residual.
     fn tail(&self, residual: f64, dof: f64) -> Tail;
-    /// The |residual| beyond which p is below `alpha`.
-    fn quantile(&self, alpha: &Alpha, dof: f64) -> f64;
+    /// The |residual| below and above the centre beyond which p is below `alpha`.
+    fn quantiles(&self, alpha: &Alpha, dof: f64) -> (f64, f64);
     /// ln p of a residual.
     fn ln_p(&self, residual: f64, dof: f64) -> f64 {
         match self.tail(residual, dof) {
@@ -150,8 +150,9 @@ impl Calibrator for StudentT {
         Tail::StudentT { t: (residual.abs() / scale).min(f64::MAX), dof }
     }
 
-    fn quantile(&self, alpha: &Alpha, dof: f64) -> f64 {
+    fn quantiles(&self, alpha: &Alpha, dof: f64) -> (f64, f64) {
         let (scale, dof) = self.scale_and_dof(dof);
-        (scale * student_t_quantile_from_normal(alpha.ln_p, alpha.z, dof)).min(f64::MAX)
+        let r = (scale * student_t_quantile_from_normal(alpha.ln_p, alpha.z, dof)).min(f64::MAX);
+        (r, r)
     }
 }

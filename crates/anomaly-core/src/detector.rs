@@ -12,11 +12,12 @@
 
 use serde_json::{Map, Value};
 
+use crate::calendar::Calendar;
 use crate::codec::{self, Reader};
 use crate::episode::{Episode, Transition};
 use crate::point::Point;
-use crate::strategy::{EntityModel, Rule, Strategy, strategy};
-use crate::verdict::{Status, Verdict};
+use crate::strategy::{Context, EntityModel, Kind, Rule, Strategy, strategy};
+use crate::verdict::{Direction, Status, Verdict};
 use crate::{Error, Result};
 
 /// Over how many points the share of those left out of the baseline fades.
@@ -51,6 +52,15 @@ pub struct DetectorConfig {
     pub clear_after: u32,
     pub metric_name: String,
     pub anomaly_type: String,
+    /// IANA name; hours and weekdays are local ones.
+    pub time_zone: String,
+    pub kind: Kind,
+    /// Anomalies on the other side do not count; `None`: both sides do.
+    pub direction: Option<Direction>,
+    /// Least distance from the expected value, in the metric's unit, that matters to anybody.
+    pub min_effect: f64,
+    /// The same as a share of the expected value.
+    pub min_relative_effect: f64,
 }
 
 impl Default for DetectorConfig {
@@ -66,6 +76,11 @@ impl Default for DetectorConfig {
             clear_after: 3,
             metric_name: "value".into(),
             anomaly_type: "data_outlier".into(),
+            time_zone: "UTC".into(),
+            kind: Kind::Value,
+            direction: None,
+            min_effect: 0.0,
+            min_relative_effect: 0.0,
         }
     }
 }
@@ -104,6 +119,13 @@ fn positive(name: &str, value: f64) -> Result<()> {
     Err(Error::invalid(format!("{name} is {value}"), format!("{name} must be a number above 0.")))
 }
 
+fn not_negative(name: &str, value: f64) -> Result<()> {
+    if value >= 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{name} is {value}"), format!("{name} must be a number from 0 on.")))
+}
+
 fn at_least(name: &str, value: u64, least: u64) -> Result<()> {
     if value >= least {
         return Ok(());
@@ -114,7 +136,8 @@ fn at_least(name: &str, value: u64, least: u64) -> Result<()> {
 impl Detector {
     /// `InvalidParameter` names the setting and its range; `Unsupported`: see [`strategy`].
     pub fn new(config: DetectorConfig) -> Result<Self> {
-        let strategy = strategy(&config.strategy, &config.params)?;
+        let context = Context { calendar: Calendar::new(&config.time_zone)?, kind: config.kind };
+        let strategy = strategy(&config.strategy, &config.params, &context)?;
         if let Some(threshold) = config.threshold {
             positive("threshold", threshold)?;
         }
@@ -124,6 +147,11 @@ impl Detector {
         at_least("min_data_points", config.min_data_points, 2)?;
         at_least("fire_after", u64::from(config.fire_after), 1)?;
         at_least("clear_after", u64::from(config.clear_after), 1)?;
+        not_negative("min_effect", config.min_effect)?;
+        not_negative("min_relative_effect", config.min_relative_effect)?;
+        if config.direction == Some(Direction::None) {
+            return Err(Error::invalid("direction is \"at\"", "Directions are above and below."));
+        }
         if config.metric_name.is_empty() {
             return Err(Error::invalid("metric_name is empty", "Name what is measured."));
         }
@@ -217,6 +245,9 @@ impl Detector {
             verdict.is_anomaly &= shared.is_some();
         }
 
+        let unusual = verdict.is_anomaly;
+        verdict.is_anomaly &= self.matters(&verdict);
+
         let observed =
             state.episode.observe(&verdict, self.config.fire_after, self.config.clear_after);
         let metadata = match observed.transition {
@@ -229,10 +260,12 @@ impl Detector {
             _ => None,
         };
 
-        let anomalous = f64::from(u8::from(verdict.is_anomaly));
-        state.left_out += (anomalous - state.left_out) / LEFT_OUT_MEMORY;
-        if warming || !verdict.is_anomaly || state.left_out > LEFT_OUT_BUDGET {
+        state.left_out += (f64::from(u8::from(unusual)) - state.left_out) / LEFT_OUT_MEMORY;
+        if warming || !unusual || state.left_out > LEFT_OUT_BUDGET {
             state.model.learn(point);
+        } else if !verdict.is_anomaly {
+            // Unusual in a way that nobody wants to hear of: not an episode, and not normal either.
+            state.model.learn_clipped(point);
         }
         if let Some(ended) = observed.ended
             && !warming
@@ -245,7 +278,21 @@ impl Detector {
 
     /// Judges a point and changes nothing.
     pub fn judge(&self, state: &EntityState, point: &Point) -> Verdict {
-        state.model.judge(point, &self.rule)
+        let mut verdict = state.model.judge(point, &self.rule);
+        verdict.is_anomaly &= self.matters(&verdict);
+        verdict
+    }
+
+    /// Whether an anomaly is on a side that counts and large enough to matter.
+    fn matters(&self, verdict: &Verdict) -> bool {
+        if self.config.direction.is_some_and(|side| side != verdict.direction) {
+            return false;
+        }
+        // Of an infinity, or where nothing is expected, every effect is large enough.
+        let effect = (verdict.value - verdict.expected).abs();
+        let least =
+            self.config.min_effect.max(self.config.min_relative_effect * verdict.expected.abs());
+        effect.is_nan() || effect >= least
     }
 
     /// One sentence for people; see [`crate::describe`].

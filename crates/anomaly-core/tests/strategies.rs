@@ -11,7 +11,7 @@ use anomaly_core::strategy::{
 use anomaly_core::{
     Detector, DetectorConfig, Direction, Error, Phase, Point, Severity, Status, Transition, Verdict,
 };
-use common::{Rng, config, trained, with_alpha, with_threshold};
+use common::{Rng, config, context, trained, with_alpha, with_threshold};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -110,14 +110,14 @@ fn check_c1_every_listed_name_is_accepted_and_any_other_is_rejected() {
 #[test]
 fn check_c1_a_strategy_that_is_not_there_yet_says_so() {
     for s in STRATEGIES {
-        let made = strategy(s.name, &Value::Null);
+        let made = strategy(s.name, &Value::Null, &context());
         match made {
             Ok(made) => {
-                assert!(s.available);
+                assert!(s.is_available());
                 assert_eq!((made.name(), made.short_name()), (s.name, s.short_name));
             }
             Err(Error::Unsupported(message)) => {
-                assert!(!s.available);
+                assert!(!s.is_available());
                 assert!(message.contains(s.name) && message.contains("statistical_zscore"));
             }
             Err(other) => panic!("{}: {other}", s.name),
@@ -136,7 +136,7 @@ fn fault_i6_unknown_and_bad_parameters_are_refused() {
         ("mad", json!([1]), "{}"),
         ("mad", json!("x"), "{}"),
     ] {
-        let Err(Error::InvalidParameter { hint, .. }) = strategy(name, &params) else {
+        let Err(Error::InvalidParameter { hint, .. }) = strategy(name, &params, &context()) else {
             panic!("{name} took {params}");
         };
         assert!(hint.contains(valid), "{hint}");

@@ -29,7 +29,10 @@ SELECT pg_temp.attempt('SELECT * FROM anomaly.process_data_point(''{"c1_metric":
 CREATE TEMP TABLE listed_strategy (strategy text);
 INSERT INTO listed_strategy VALUES ('statistical_zscore'), ('statistical_iqr'), ('statistical_moving_average'), ('statistical_regression'),
     ('learning_isolation_forest'), ('learning_one_class_svm'), ('learning_autoencoder'), ('learning_lstm'), ('learning_deep_lstm'),
-    ('hybrid_ensemble'), ('hybrid_adaptive'), ('statistical_mad');
+    ('hybrid_ensemble'), ('hybrid_adaptive'), ('hybrid_auto'), ('statistical_mad'),
+    ('statistical_ewma'), ('statistical_cusum'), ('statistical_esd'), ('statistical_quantile'), ('statistical_threshold'), ('statistical_persist'),
+    ('statistical_level_shift'), ('statistical_volatility_shift'), ('statistical_flat_line'), ('statistical_seasonal'), ('statistical_holt_winters'),
+    ('statistical_changepoint'), ('statistical_novelty'), ('learning_matrix_profile'), ('learning_random_cut_forest');
 SELECT strategy, pg_temp.attempt(format('SELECT anomaly.create_detector(''system_cpu'', %L, ''c1_strategy'', name => %L)', strategy, 'full ' || strategy)) AS full_name,
        pg_temp.attempt(format('SELECT anomaly.create_detector(''system_cpu'', %L, ''c1_strategy'', name => %L)', short, 'short ' || short))
        = pg_temp.attempt(format('SELECT anomaly.create_detector(''system_cpu'', %L, ''c1_strategy'', name => %L)', strategy, 'short again ' || short)) AS short_name_alike

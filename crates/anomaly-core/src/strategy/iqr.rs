@@ -4,9 +4,10 @@ use serde_json::{Map, Value};
 
 use super::location_scale::{Baseline, Fit, LocationScale, finite};
 use super::quantiles::{Derived, Spread, capacity_param};
-use super::{EntityModel, Strategy, json_number};
+use super::{Context, EntityModel, Strategy, json_number};
 use crate::Result;
 use crate::codec::Reader;
+use crate::point::Point;
 use crate::sketch::Sketch;
 use crate::verdict::Verdict;
 
@@ -22,7 +23,7 @@ pub struct Iqr {
 
 impl Iqr {
     /// Parameter `sketch_capacity`, see the documentation of the strategy.
-    pub fn new(params: &Map<String, Value>) -> Result<Self> {
+    pub fn new(params: &Map<String, Value>, _context: &Context) -> Result<Self> {
         let capacity = capacity_param("statistical_iqr", params)?;
         Ok(Iqr { empty: Sketch::new(capacity)? })
     }
@@ -95,24 +96,25 @@ impl Baseline for Quartiles {
         self.0.count()
     }
 
-    fn push(&mut self, x: f64) {
-        self.0.push(x);
+    fn push(&mut self, point: &Point) {
+        self.0.push(point.value);
     }
 
     fn refresh(&mut self) {
         self.0.refresh();
     }
 
-    fn fit(&self) -> Option<Fit> {
+    fn fit(&self, _point: &Point) -> Option<Fit> {
         self.0.current().map(fit)
     }
 
-    fn fit_for_learning(&self) -> Option<Fit> {
+    fn fit_for_learning(&self, _point: &Point) -> Option<Fit> {
         self.0.lagging().map(fit)
     }
 
     /// Signed distance past the nearer quartile in interquartile ranges, 0 between the quartiles.
-    fn statistic(&self, x: f64) -> f64 {
+    fn statistic(&self, point: &Point, _fit: &Fit) -> f64 {
+        let x = point.value;
         let Some(s) = self.0.current() else { return 0.0 };
         let past = if x > s.q3 {
             x - s.q3
@@ -124,7 +126,7 @@ impl Baseline for Quartiles {
         finite(past / iqr_of_rule(&s))
     }
 
-    fn bounds(&self, threshold: f64) -> (f64, f64) {
+    fn bounds(&self, _point: &Point, _fit: &Fit, threshold: f64) -> (f64, f64) {
         let Some(s) = self.0.current() else { return (f64::NAN, f64::NAN) };
         let reach = threshold * iqr_of_rule(&s);
         (finite(s.q1 - reach), finite(s.q3 + reach))

@@ -54,7 +54,7 @@ impl Fit {
     }
 
     /// The signed residual in spreads.
-    fn residual(&self, x: f64) -> f64 {
+    pub(super) fn residual(&self, x: f64) -> f64 {
         let d = x - self.centre;
         let spread = if d < 0.0 { self.below } else { self.above };
         (d / spread).clamp(-f64::MAX, f64::MAX)
@@ -65,21 +65,29 @@ impl Fit {
 pub(super) trait Baseline: Send + Sized {
     /// The spread of n points of normal noise varies as a standard deviation of this share of them.
     const EFFICIENCY: f64;
+    /// Degrees of freedom of the spread when `count` points have been learned.
+    fn dof(&self, count: u64) -> f64 {
+        Self::EFFICIENCY * count.saturating_sub(1) as f64
+    }
     fn count(&self) -> u64;
-    /// Learns a finite value.
-    fn push(&mut self, x: f64);
-    /// The best fit there is; `None` for no points.
-    fn fit(&self) -> Option<Fit>;
+    /// Learns a point whose value is finite.
+    fn push(&mut self, point: &Point);
+    /// What is expected of a point at its time (its value plays no part); `None` while nothing is.
+    fn fit(&self, point: &Point) -> Option<Fit>;
     /// The fit that residuals are learned with; may lag behind [`Baseline::fit`] where that is costly.
-    fn fit_for_learning(&self) -> Option<Fit> {
-        self.fit()
+    fn fit_for_learning(&self, point: &Point) -> Option<Fit> {
+        self.fit(point)
     }
     /// Brings costly derived figures up to date; called on the cadence of [`refresh_due`].
     fn refresh(&mut self) {}
-    /// The strategy's own figure for a value; `f64::MAX` at most.
-    fn statistic(&self, x: f64) -> f64;
-    /// Lower and upper bound of the strategy's own rule.
-    fn bounds(&self, threshold: f64) -> (f64, f64);
+    /// The strategy's own figure for a point with a finite value; `f64::MAX` at most.
+    fn statistic(&self, point: &Point, fit: &Fit) -> f64 {
+        fit.residual(point.value)
+    }
+    /// Lower and upper bound of the strategy's own rule at the time of a point.
+    fn bounds(&self, _point: &Point, fit: &Fit, threshold: f64) -> (f64, f64) {
+        (finite(fit.centre - threshold * fit.below), finite(fit.centre + threshold * fit.above))
+    }
     fn metadata(&self, verdict: &Verdict, map: &mut Map<String, Value>);
     fn encode(&self, out: &mut Vec<u8>) -> Result<()>;
 }
@@ -137,11 +145,12 @@ impl OffCentre {
     }
 }
 
-/// The critical |residual| that was computed last; forgotten at each refresh.
+/// The critical |residual| on either side that was computed last; forgotten at each refresh.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Critical {
     ln_alpha: f64,
-    residual: f64,
+    below: f64,
+    above: f64,
 }
 
 /// A baseline with its calibrator: the whole model of one entity.
@@ -184,18 +193,19 @@ impl<B: Baseline> LocationScale<B> {
 
     /// Degrees of freedom of the spread; as of the last refresh, so that critical values last.
     fn dof(&self) -> f64 {
-        B::EFFICIENCY * (self.refreshed.saturating_sub(1)) as f64
+        self.baseline.dof(self.refreshed)
     }
 
-    fn critical_residual(&self, alpha: &Alpha) -> f64 {
+    fn critical(&self, alpha: &Alpha) -> Critical {
         if let Some(c) = self.critical.get()
             && c.ln_alpha == alpha.ln_p
         {
-            return c.residual;
+            return c;
         }
-        let residual = self.calibrator.quantile(alpha, self.dof());
-        self.critical.set(Some(Critical { ln_alpha: alpha.ln_p, residual }));
-        residual
+        let (below, above) = self.calibrator.quantiles(alpha, self.dof());
+        let critical = Critical { ln_alpha: alpha.ln_p, below, above };
+        self.critical.set(Some(critical));
+        critical
     }
 
     /// Where p crosses alpha.
@@ -204,22 +214,22 @@ impl<B: Baseline> LocationScale<B> {
             let d = self.off_centre.quantile(fit.centre, self.baseline.count(), alpha);
             (d, d)
         } else {
-            let r = self.critical_residual(alpha);
-            (r * fit.below, r * fit.above)
+            let critical = self.critical(alpha);
+            (critical.below * fit.below, critical.above * fit.above)
         };
         (finite(fit.centre - below), finite(fit.centre + above))
     }
 
-    /// A finite value.
-    fn absorb(&mut self, x: f64) {
-        if let Some(fit) = self.baseline.fit_for_learning() {
+    /// Learns a point with a finite value.
+    fn absorb(&mut self, point: &Point) {
+        if let Some(fit) = self.baseline.fit_for_learning(point) {
             if fit.is_degenerate() {
-                self.off_centre.learn(fit.centre, x);
+                self.off_centre.learn(fit.centre, point.value);
             } else {
-                self.calibrator.learn(fit.residual(x), self.dof());
+                self.calibrator.learn(fit.residual(point.value), self.dof());
             }
         }
-        self.baseline.push(x);
+        self.baseline.push(point);
         let count = self.baseline.count();
         if refresh_due(count, self.refreshed) {
             self.refreshed = count;
@@ -251,11 +261,11 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
     fn judge(&self, point: &Point, rule: &Rule) -> Verdict {
         let mut verdict = Verdict::without_baseline(point);
         let x = point.value;
-        let fit = self.baseline.fit();
+        let fit = self.baseline.fit(point);
         if let Some(fit) = &fit {
             verdict.expected = fit.centre;
             (verdict.lower, verdict.upper) = match rule.threshold {
-                Some(threshold) => self.baseline.bounds(threshold),
+                Some(threshold) => self.baseline.bounds(point, fit, threshold),
                 None => self.p_bounds(fit, &rule.alpha()),
             };
         }
@@ -271,7 +281,7 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
         }
         let Some(fit) = fit else { return verdict };
         verdict.direction = Direction::of(x, fit.centre);
-        verdict.statistic = self.baseline.statistic(x);
+        verdict.statistic = self.baseline.statistic(point, &fit);
         let beyond_p;
         if fit.is_degenerate() {
             let ln_p = self.off_centre.ln_p(fit.centre, self.baseline.count(), x);
@@ -280,8 +290,10 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
         } else {
             let residual = fit.residual(x);
             verdict.tail = self.calibrator.tail(residual, self.dof());
-            beyond_p =
-                rule.threshold.is_none() && residual.abs() > self.critical_residual(&rule.alpha());
+            beyond_p = rule.threshold.is_none() && {
+                let critical = self.critical(&rule.alpha());
+                residual > critical.above || -residual > critical.below
+            };
         }
         verdict.is_anomaly = match rule.threshold {
             Some(threshold) => verdict.statistic.abs() > threshold,
@@ -292,7 +304,7 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
 
     fn learn(&mut self, point: &Point) {
         if point.value.is_finite() {
-            self.absorb(point.value);
+            self.absorb(point);
         }
     }
 
@@ -300,7 +312,7 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
         if point.value.is_nan() {
             return;
         }
-        let Some(fit) = self.baseline.fit() else { return };
+        let Some(fit) = self.baseline.fit(point) else { return };
         if fit.is_degenerate() {
             // A border point would give a constant series a spread that it does not have; that a
             // point differed is all there is to learn.
@@ -308,7 +320,8 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
             return;
         }
         let (lower, upper) = (fit.centre - BORDER * fit.below, fit.centre + BORDER * fit.above);
-        self.absorb(point.value.max(finite(lower)).min(finite(upper)));
+        let value = point.value.max(finite(lower)).min(finite(upper));
+        self.absorb(&Point { value, ..*point });
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
@@ -328,7 +341,9 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
             None => {
                 let bound =
                     if verdict.direction == Direction::Low { verdict.lower } else { verdict.upper };
-                self.baseline.statistic(bound).abs()
+                let bound = Point::new(verdict.at, bound);
+                let fit = self.baseline.fit(&bound);
+                fit.map_or(f64::NAN, |fit| self.baseline.statistic(&bound, &fit).abs())
             }
         };
         map.insert("threshold".into(), super::json_number(threshold));

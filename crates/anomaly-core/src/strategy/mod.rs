@@ -1,8 +1,11 @@
 //! The strategy interface, and the registries of strategies and anomaly types.
 //!
 //! A [`Strategy`] is a configured algorithm, one per detector; an [`EntityModel`] is what it knows
-//! of one entity. A new strategy is a file here, an entry in [`STRATEGIES`] and a case in
-//! [`strategy`].
+//! of one entity. A new strategy is a file here and an entry in [`STRATEGIES`].
+//!
+//! What forecasts (a centre and a spread for each point) is a `Baseline` of `location_scale` and gets
+//! calibration, verdicts and bounds from there; what has a statistic of its own implements
+//! [`EntityModel`].
 
 mod iqr;
 mod location_scale;
@@ -13,6 +16,7 @@ mod zscore;
 
 use serde_json::{Map, Value};
 
+use crate::calendar::Calendar;
 use crate::calibration::Alpha;
 use crate::codec::Reader;
 use crate::point::Point;
@@ -54,7 +58,10 @@ pub trait Strategy: Send + Sync {
     fn short_name(&self) -> &'static str;
     /// What [`Verdict::statistic`] is called in a description.
     fn statistic_name(&self) -> &'static str;
-    /// Written into every stored state.
+    /// Written into every stored state: zscore 1, iqr 2, mad 3, moving_average 4, regression 5, ewma 6,
+    /// cusum 7, esd 8, quantile 9, threshold 10, persist 11, level_shift 12, volatility_shift 13,
+    /// flat_line 14, seasonal 15, holt_winters 16, changepoint 17, matrix_profile 18,
+    /// random_cut_forest 19, novelty 20, auto 21.
     fn algorithm(&self) -> u16;
     fn new_state(&self) -> Box<dyn EntityModel>;
     /// Reads what [`EntityModel::encode`] wrote; never panics, whatever the bytes.
@@ -75,18 +82,74 @@ pub trait EntityModel: Send {
     /// The strategy's figures behind a verdict, by the names users know. Valid JSON whatever the
     /// verdict holds.
     fn metadata(&self, verdict: &Verdict, rule: &Rule) -> Map<String, Value>;
+    /// What the model is made of and why, for people; empty where there is nothing to choose.
+    fn explain(&self) -> Map<String, Value> {
+        Map::new()
+    }
 }
 
+/// What a strategy is told besides its own parameters.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The detector's time zone: hours and weekdays are local ones.
+    pub calendar: Calendar,
+    pub kind: Kind,
+}
+
+/// What a value is, as far as it decides how much it varies by chance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// Any number.
+    #[default]
+    Value,
+    /// How often something happened: a whole number ≥ 0 that varies at least as much as Poisson's.
+    Count,
+    /// The share of so many trials, between 0 and 1; see [`Point::trials`].
+    Ratio,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 3] = [Kind::Value, Kind::Count, Kind::Ratio];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Value => "value",
+            Kind::Count => "count",
+            Kind::Ratio => "ratio",
+        }
+    }
+}
+
+impl std::str::FromStr for Kind {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        Kind::ALL.into_iter().find(|k| k.as_str() == s).ok_or_else(|| {
+            Error::invalid(format!("unknown kind \"{s}\""), "Kinds are value, count and ratio.")
+        })
+    }
+}
+
+type Parameters = Map<String, Value>;
+/// Makes a strategy from its parameters.
+type Make = fn(&Parameters, &Context) -> Result<Box<dyn Strategy>>;
+
 /// One row of the strategy registry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct StrategyInfo {
     pub name: &'static str,
     pub short_name: &'static str,
     /// `statistical`, `learning` or `hybrid`.
     pub family: &'static str,
     pub description: &'static str,
+    make: Option<Make>,
+}
+
+impl StrategyInfo {
     /// Whether this version implements it.
-    pub available: bool,
+    pub fn is_available(&self) -> bool {
+        self.make.is_some()
+    }
 }
 
 const fn info(
@@ -94,78 +157,95 @@ const fn info(
     short_name: &'static str,
     family: &'static str,
     description: &'static str,
-    available: bool,
+    make: Option<Make>,
 ) -> StrategyInfo {
-    StrategyInfo { name, short_name, family, description, available }
+    StrategyInfo { name, short_name, family, description, make }
 }
 
 /// Every strategy there is, whether or not this version implements it.
+#[rustfmt::skip]
 pub const STRATEGIES: &[StrategyInfo] = &[
-    info(
-        "statistical_zscore",
-        "zscore",
-        "statistical",
+    info("statistical_zscore", "zscore", "statistical",
         "distance from the mean in standard deviations",
-        true,
-    ),
-    info(
-        "statistical_iqr",
-        "iqr",
-        "statistical",
+        Some(|params, context| Ok(Box::new(Zscore::new(params, context)?)))),
+    info("statistical_iqr", "iqr", "statistical",
         "distance past the quartiles in interquartile ranges",
-        true,
-    ),
-    info(
-        "statistical_mad",
-        "mad",
-        "statistical",
+        Some(|params, context| Ok(Box::new(Iqr::new(params, context)?)))),
+    info("statistical_mad", "mad", "statistical",
         "distance from the median in median absolute deviations",
-        true,
-    ),
-    info(
-        "statistical_moving_average",
-        "moving_average",
-        "statistical",
+        Some(|params, context| Ok(Box::new(Mad::new(params, context)?)))),
+    info("statistical_moving_average", "moving_average", "statistical",
         "distance from moving averages over three windows",
-        false,
-    ),
-    info(
-        "statistical_regression",
-        "regression",
-        "statistical",
+        None),
+    info("statistical_regression", "regression", "statistical",
         "residual of a regression on trend, season and calendar",
-        false,
-    ),
-    info(
-        "learning_isolation_forest",
-        "isolation_forest",
-        "learning",
+        None),
+    info("statistical_ewma", "ewma", "statistical",
+        "distance from an exponentially weighted moving average",
+        None),
+    info("statistical_cusum", "cusum", "statistical",
+        "cumulative sum of small deviations in one direction",
+        None),
+    info("statistical_esd", "esd", "statistical",
+        "generalised extreme studentised deviate test over the latest points",
+        None),
+    info("statistical_quantile", "quantile", "statistical",
+        "beyond quantiles of the history",
+        None),
+    info("statistical_threshold", "threshold", "statistical",
+        "outside a range of valid values",
+        None),
+    info("statistical_persist", "persist", "statistical",
+        "difference from the previous value",
+        None),
+    info("statistical_level_shift", "level_shift", "statistical",
+        "the level of the latest points against that of the points before",
+        None),
+    info("statistical_volatility_shift", "volatility_shift", "statistical",
+        "the spread of the latest points against that of the points before",
+        None),
+    info("statistical_flat_line", "flat_line", "statistical",
+        "a value that stays the same for unusually long",
+        None),
+    info("statistical_seasonal", "seasonal", "statistical",
+        "distance from trend and seasons that are found by themselves",
+        None),
+    info("statistical_holt_winters", "holt_winters", "statistical",
+        "forecast error of triple exponential smoothing",
+        None),
+    info("statistical_changepoint", "changepoint", "statistical",
+        "a new regime, told once, then the new normal",
+        None),
+    info("statistical_novelty", "novelty", "statistical",
+        "values and courses of the day that were never seen before",
+        None),
+    info("learning_matrix_profile", "matrix_profile", "learning",
+        "subsequences unlike any before (discords)",
+        None),
+    info("learning_random_cut_forest", "random_cut_forest", "learning",
+        "how much a point displaces in a forest of random cuts",
+        None),
+    info("learning_isolation_forest", "isolation_forest", "learning",
         "how few random splits isolate a point",
-        false,
-    ),
-    info(
-        "learning_one_class_svm",
-        "one_class_svm",
-        "learning",
+        None),
+    info("learning_one_class_svm", "one_class_svm", "learning",
         "distance outside the support of the training data",
-        false,
-    ),
-    info(
-        "learning_autoencoder",
-        "autoencoder",
-        "learning",
+        None),
+    info("learning_autoencoder", "autoencoder", "learning",
         "reconstruction error of a neural network",
-        false,
-    ),
-    info(
-        "learning_lstm",
-        "lstm",
-        "learning",
+        None),
+    info("learning_lstm", "lstm", "learning",
         "prediction error of a recurrent neural network",
-        false,
-    ),
-    info("hybrid_ensemble", "ensemble", "hybrid", "weighted vote of several strategies", false),
-    info("hybrid_adaptive", "adaptive", "hybrid", "vote whose weights follow feedback", false),
+        None),
+    info("hybrid_ensemble", "ensemble", "hybrid",
+        "weighted vote of several strategies",
+        None),
+    info("hybrid_adaptive", "adaptive", "hybrid",
+        "vote whose weights follow feedback",
+        None),
+    info("hybrid_auto", "auto", "hybrid",
+        "chooses and combines strategies by what the data shows",
+        None),
 ];
 
 /// Older names that still work.
@@ -243,7 +323,7 @@ pub fn anomaly_type_info(name: &str) -> Result<&'static AnomalyTypeInfo> {
 ///
 /// `InvalidParameter` for an unknown name, an unknown parameter or a bad value; `Unsupported` for a
 /// strategy that this version does not implement.
-pub fn strategy(name: &str, params: &Value) -> Result<Box<dyn Strategy>> {
+pub fn strategy(name: &str, params: &Value, context: &Context) -> Result<Box<dyn Strategy>> {
     let info = strategy_info(name)?;
     let empty = Map::new();
     let params = match params {
@@ -256,16 +336,14 @@ pub fn strategy(name: &str, params: &Value) -> Result<Box<dyn Strategy>> {
             ));
         }
     };
-    match info.short_name {
-        "zscore" => Ok(Box::new(Zscore::new(params)?)),
-        "iqr" => Ok(Box::new(Iqr::new(params)?)),
-        "mad" => Ok(Box::new(Mad::new(params)?)),
-        _ => Err(Error::Unsupported(format!(
+    let Some(make) = info.make else {
+        return Err(Error::Unsupported(format!(
             "strategy \"{}\" is not implemented in this version; available are {}",
             info.name,
-            listed(STRATEGIES.iter().filter(|s| s.available).map(|s| s.name)),
-        ))),
-    }
+            listed(STRATEGIES.iter().filter(|s| s.is_available()).map(|s| s.name)),
+        )));
+    };
+    make(params, context)
 }
 
 /// Refuses parameters that the strategy does not know.
@@ -285,7 +363,7 @@ fn check_keys(strategy: &str, params: &Map<String, Value>, valid: &[&'static str
 
 /// An integer parameter, checked against its range.
 fn integer_param(
-    params: &Map<String, Value>,
+    params: &Parameters,
     key: &str,
     default: u64,
     range: std::ops::RangeInclusive<u64>,
@@ -298,6 +376,32 @@ fn integer_param(
             format!("It must be a whole number from {} to {}.", range.start(), range.end()),
         )),
     }
+}
+
+/// A parameter that is a number, checked against its range; `None` when it is not given.
+#[expect(dead_code, reason = "the strategies with parameters of this kind come next")]
+fn number_param(
+    params: &Parameters,
+    key: &str,
+    range: std::ops::RangeInclusive<f64>,
+) -> Result<Option<f64>> {
+    let Some(value) = params.get(key) else { return Ok(None) };
+    match value.as_f64().filter(|v| range.contains(v)) {
+        Some(v) => Ok(Some(v)),
+        None => Err(Error::invalid(
+            format!("parameter \"{key}\" is {value}"),
+            format!("It must be a number from {} to {}.", range.start(), range.end()),
+        )),
+    }
+}
+
+/// A parameter that is true or false.
+#[expect(dead_code, reason = "the strategies with parameters of this kind come next")]
+fn bool_param(params: &Parameters, key: &str, default: bool) -> Result<bool> {
+    let Some(value) = params.get(key) else { return Ok(default) };
+    value.as_bool().ok_or_else(|| {
+        Error::invalid(format!("parameter \"{key}\" is {value}"), "It must be true or false.")
+    })
 }
 
 /// JSON of a figure. JSON has no infinity or NaN: they become text, as in PostgreSQL's `to_jsonb`.

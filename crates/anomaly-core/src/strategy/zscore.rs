@@ -4,9 +4,10 @@ use serde_json::{Map, Value};
 
 use super::location_scale::{Baseline, Fit, LocationScale, finite};
 use super::moments::Moments;
-use super::{EntityModel, Strategy, check_keys, json_number};
+use super::{Context, EntityModel, Strategy, check_keys, json_number};
 use crate::Result;
 use crate::codec::Reader;
+use crate::point::Point;
 use crate::verdict::Verdict;
 
 /// The standard deviation that the strategy's own rule takes for a constant series.
@@ -17,7 +18,7 @@ pub struct Zscore;
 
 impl Zscore {
     /// Takes no parameters.
-    pub fn new(params: &Map<String, Value>) -> Result<Self> {
+    pub fn new(params: &Map<String, Value>, _context: &Context) -> Result<Self> {
         check_keys("statistical_zscore", params, &[])?;
         Ok(Zscore)
     }
@@ -65,11 +66,11 @@ impl Baseline for Mean {
         self.0.count()
     }
 
-    fn push(&mut self, x: f64) {
-        self.0.push(x);
+    fn push(&mut self, point: &Point) {
+        self.0.push(point.value);
     }
 
-    fn fit(&self) -> Option<Fit> {
+    fn fit(&self, _point: &Point) -> Option<Fit> {
         let n = self.0.count() as f64;
         if n == 0.0 {
             return None;
@@ -80,11 +81,12 @@ impl Baseline for Mean {
         Some(Fit { centre: self.0.mean(), below: spread, above: spread })
     }
 
-    fn statistic(&self, x: f64) -> f64 {
+    fn statistic(&self, point: &Point, _fit: &Fit) -> f64 {
+        let x = point.value;
         finite((x - self.0.mean()) / self.sd_of_rule())
     }
 
-    fn bounds(&self, threshold: f64) -> (f64, f64) {
+    fn bounds(&self, _point: &Point, _fit: &Fit, threshold: f64) -> (f64, f64) {
         let mean = self.0.mean();
         let reach = threshold * self.sd_of_rule();
         (finite(mean - reach), finite(mean + reach))

@@ -1,6 +1,8 @@
 //! Seeded noise for tests.
 #![allow(dead_code)]
 
+use anomaly_core::calendar::Calendar;
+use anomaly_core::strategy::{Context, Kind};
 use anomaly_core::{Detector, DetectorConfig, EntityState, Point};
 
 /// SplitMix64.
@@ -38,6 +40,11 @@ impl Rng {
 }
 
 pub const STRATEGIES: [&str; 3] = ["statistical_zscore", "statistical_iqr", "statistical_mad"];
+
+/// UTC, any kind of value.
+pub fn context() -> Context {
+    Context { calendar: Calendar::new("UTC").unwrap(), kind: Kind::Value }
+}
 
 pub fn config(strategy: &str) -> DetectorConfig {
     DetectorConfig { strategy: strategy.into(), ..DetectorConfig::default() }

@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod create_detector;
 mod drop_detector;
 mod enable;
+mod explain_detector;
 #[cfg(any(test, feature = "pg_test"))]
 mod panics;
 mod process_data_point;

@@ -34,6 +34,7 @@ pub enum Feed {
 pub struct ActiveModel {
     pub version: i32,
     pub points_per_day: Option<f64>,
+    pub entities: i64,
     pub payload: Vec<u8>,
 }
 
@@ -177,7 +178,7 @@ const LOAD: &str = "\
            d.min_data_points, d.threshold, d.alerts_per_day, d.fire_after, d.clear_after, \
            d.max_entities, d.params, s.status, s.watermark, \
            $2 - d.settle, $2 - d.settle - d.training_window, \
-           m.version, m.points_per_day, m.payload \
+           m.version, m.points_per_day, m.entities, m.payload \
       FROM anomaly.detector d JOIN anomaly.detector_state s USING (detector) \
       LEFT JOIN anomaly.model m ON m.detector = d.detector AND m.active \
      WHERE d.detector = $1";
@@ -194,7 +195,8 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
     };
     let model = match row.get::<i32>(26)? {
         Some(version) => {
-            Some(ActiveModel { version, points_per_day: row.get(27)?, payload: row.must(28)? })
+            let (points_per_day, entities) = (row.get(27)?, row.must(28)?);
+            Some(ActiveModel { version, points_per_day, entities, payload: row.must(29)? })
         }
         None => None,
     };

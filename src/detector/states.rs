@@ -23,6 +23,28 @@ struct Item {
     state: Option<EntityState>,
 }
 
+impl Item {
+    /// Makes sure that there is a state: the stored one, or a new one where nothing is stored.
+    fn decode(&mut self, detector: &str, core: &Detector) -> SqlResult<()> {
+        if self.state.is_some() {
+            return Ok(());
+        }
+        self.state = Some(if self.stored.is_empty() {
+            core.new_state()
+        } else {
+            core.decode_state(&self.stored).map_err(|e| {
+                from_core(e)
+                    .set_detail(format!(
+                        "state of entity \"{}\" of detector \"{detector}\"",
+                        self.entity
+                    ))
+                    .set_hint(format!("SELECT anomaly.train('{detector}') builds it anew"))
+            })?
+        });
+        Ok(())
+    }
+}
+
 /// States of a detector's entities by name; the empty name is a detector without entities.
 pub struct EntityStates {
     index: HashMap<Vec<u8>, usize>,
@@ -125,21 +147,23 @@ impl EntityStates {
             }
         };
         let item = &mut self.items[position];
-        if item.state.is_none() {
-            item.state = Some(if item.stored.is_empty() {
-                core.new_state()
-            } else {
-                core.decode_state(&item.stored).map_err(|e| {
-                    from_core(e)
-                        .set_detail(format!(
-                            "state of entity \"{}\" of detector \"{detector}\"",
-                            item.entity
-                        ))
-                        .set_hint(format!("SELECT anomaly.train('{detector}') builds it anew"))
-                })?
-            });
-        }
+        item.decode(detector, core)?;
         Ok(item.state.as_mut().map(|state| (item.entity.as_str(), state)))
+    }
+
+    /// All entities that have a state, in no order.
+    ///
+    /// # Errors
+    /// As [`EntityStates::get`].
+    pub fn decoded(
+        &mut self,
+        detector: &str,
+        core: &Detector,
+    ) -> SqlResult<Vec<(&str, &EntityState)>> {
+        for item in &mut self.items {
+            item.decode(detector, core)?;
+        }
+        Ok(self.items.iter().filter_map(|i| Some((i.entity.as_str(), i.state.as_ref()?))).collect())
     }
 
     /// How many entities have a state.

@@ -75,11 +75,17 @@ CREATE TABLE anomaly.detector (
     fire_after      integer     NOT NULL DEFAULT 1 CHECK (fire_after >= 1),
     clear_after     integer     NOT NULL DEFAULT 3 CHECK (clear_after >= 1),
     max_entities    integer     NOT NULL DEFAULT 10000 CHECK (max_entities >= 1),
+    kind            text        NOT NULL DEFAULT 'value' CHECK (kind IN ('value', 'count', 'ratio')),
+    trials_column   text,
+    direction       text        NOT NULL DEFAULT 'both' CHECK (direction IN ('both', 'above', 'below')),
+    min_effect      double precision NOT NULL DEFAULT 0 CHECK (min_effect >= 0 AND min_effect < 'Infinity'),
+    min_relative_effect double precision NOT NULL DEFAULT 0 CHECK (min_relative_effect >= 0 AND min_relative_effect < 'Infinity'),
     params          jsonb       NOT NULL DEFAULT '{}',
     enabled         boolean     NOT NULL DEFAULT true,
     created_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
     updated_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    CHECK (every IS NULL OR cron IS NULL)
+    CHECK (every IS NULL OR cron IS NULL),
+    CHECK ((kind = 'ratio') = (trials_column IS NOT NULL))
 );
 COMMENT ON TABLE anomaly.detector IS 'configuration of each detector; what changes at each scan is in anomaly.detector_state';
 

@@ -4,7 +4,7 @@ use anomaly_core::{Detector, DetectorConfig, EntityState, Point};
 use pgrx::{JsonB, pg_sys, prelude::*};
 
 use crate::{
-    detector::source::{Columns, Source, read_all_query},
+    detector::source::{Columns, Named, Source, read_all_query},
     error::{SqlResult, from_core},
     pg::{result_set::ResultSet, stream},
     sql,
@@ -53,7 +53,7 @@ fn detect_anomalies(
     let Some(source) = source else { return Ok(()) };
     let time_zone = time_zone.unwrap_or("UTC");
     let source = Source::resolve(source)?;
-    let columns = Columns::choose(&source, value, at, entity)?;
+    let columns = Columns::choose(&source, &Named { value, at, entity, trials: None })?;
     let detector = |points_per_day| {
         Detector::new(DetectorConfig {
             strategy: strategy.unwrap_or("mad").to_owned(),
@@ -80,7 +80,7 @@ fn detect_anomalies(
     let mut state: EntityState = detector.new_state();
     stream::for_each_row(
         &format!(
-            "SELECT p.at, p.value, p.entity FROM ({read}) AS p (at, value, entity) \
+            "SELECT p.at, p.value, p.entity FROM ({read}) AS p (at, value, entity, trials) \
              ORDER BY p.entity COLLATE pg_catalog.\"C\", p.at"
         ),
         &[],
@@ -138,7 +138,7 @@ fn points_per_day(read: &str, first_points: i32) -> SqlResult<Option<f64>> {
     stream::for_each_row(
         &format!(
             "SELECT pg_catalog.count(*), pg_catalog.min(p.at), pg_catalog.max(p.at) \
-             FROM (SELECT * FROM ({read}) AS r (at, value, entity) ORDER BY at LIMIT {first_points}) \
+             FROM (SELECT * FROM ({read}) AS r (at, value, entity, trials) ORDER BY at LIMIT {first_points}) \
                   AS p"
         ),
         &[],

@@ -285,6 +285,10 @@ fn watch(common: &Watch, info: &MetricInfo) -> SqlResult<(String, String)> {
         fire_after,
         clear_after: FIRE_AFTER as i32,
         max_entities: 1,
+        kind: None,
+        direction: "both",
+        min_effect: 0.0,
+        min_relative_effect: 0.0,
         params: serde_json::json!({}),
         trained_by_caller: false,
     })?;

@@ -1,7 +1,7 @@
 //! Reading a detector's configuration, state and active model. All of it is fixed SQL under the
 //! rights of the extension's owner; whether the caller may see the detector is checked here.
 
-use anomaly_core::{Detector, DetectorConfig};
+use anomaly_core::{Detector, DetectorConfig, strategy::Kind, verdict::Direction};
 use pgrx::{JsonB, PgSqlErrorCode, pg_sys};
 
 use crate::{
@@ -55,6 +55,11 @@ pub struct DetectorRow {
     pub fire_after: i32,
     pub clear_after: i32,
     pub max_entities: i32,
+    pub kind: Kind,
+    /// The side that counts, `None` for both.
+    pub direction: Option<Direction>,
+    pub min_effect: f64,
+    pub min_relative_effect: f64,
     pub params: serde_json::Value,
     pub status: String,
     pub watermark: Option<i64>,
@@ -124,7 +129,10 @@ impl DetectorRow {
             metric_name: self.metric_name.clone(),
             anomaly_type: self.anomaly_type.clone(),
             time_zone: self.time_zone.clone(),
-            ..DetectorConfig::default()
+            kind: self.kind,
+            direction: self.direction,
+            min_effect: self.min_effect,
+            min_relative_effect: self.min_relative_effect,
         })
         .map_err(from_core)
     }
@@ -178,14 +186,21 @@ const LOAD: &str = "\
            d.min_data_points, d.threshold, d.alerts_per_day, d.fire_after, d.clear_after, \
            d.max_entities, d.params, s.status, s.watermark, \
            $2 - d.settle, $2 - d.settle - d.training_window, \
-           m.version, m.points_per_day, m.entities, m.payload \
+           m.version, m.points_per_day, m.payload, \
+           d.trials_column, d.kind, d.direction, d.min_effect, d.min_relative_effect, \
+           m.entities \
       FROM anomaly.detector d JOIN anomaly.detector_state s USING (detector) \
       LEFT JOIN anomaly.model m ON m.detector = d.detector AND m.active \
      WHERE d.detector = $1";
 
 fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
     let columns = || -> SqlResult<Columns> {
-        Ok(Columns { value: row.must(11)?, at: row.must(12)?, entity: row.get(13)? })
+        Ok(Columns {
+            value: row.must(11)?,
+            at: row.must(12)?,
+            entity: row.get(13)?,
+            trials: row.get(29)?,
+        })
     };
     let feed = match row.must::<String>(7)?.as_str() {
         "relation" => Feed::Relation { oid: row.must(8)?, name: row.must(9)?, columns: columns()? },
@@ -195,8 +210,8 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
     };
     let model = match row.get::<i32>(26)? {
         Some(version) => {
-            let (points_per_day, entities) = (row.get(27)?, row.must(28)?);
-            Some(ActiveModel { version, points_per_day, entities, payload: row.must(29)? })
+            let (points_per_day, entities) = (row.get(27)?, row.must(34)?);
+            Some(ActiveModel { version, points_per_day, entities, payload: row.must(28)? })
         }
         None => None,
     };
@@ -215,6 +230,10 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
         fire_after: row.must(18)?,
         clear_after: row.must(19)?,
         max_entities: row.must(20)?,
+        kind: row.must::<String>(30)?.parse().map_err(from_core)?,
+        direction: Direction::side(&row.must::<String>(31)?).map_err(from_core)?,
+        min_effect: row.must(32)?,
+        min_relative_effect: row.must(33)?,
         params: row.must::<JsonB>(21)?.0,
         status: row.must(22)?,
         watermark: row.micros(23)?,

@@ -4,11 +4,12 @@ use anomaly_core::{
     calendar::Calendar,
     schedule::CronSchedule,
     strategy::{Context, Kind},
+    verdict::Direction,
 };
 use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, prelude::*};
 
 use crate::{
-    detector::source::{self, Columns, Source},
+    detector::source::{self, Columns, Named, Source},
     error::{SqlResult, from_core, invalid, report, required},
     pg::{internal_rights, session},
     sql, worker,
@@ -17,7 +18,7 @@ use crate::{
 /// Where a new detector's points come from.
 pub enum FeedSetting<'a> {
     /// A relation or a query, with the columns that the caller named.
-    Source { text: &'a str, value: Option<&'a str>, at: Option<&'a str>, entity: Option<&'a str> },
+    Source { text: &'a str, columns: Named<'a> },
     /// Measurements of a monitor.
     Samples { monitor: &'a str },
     /// `process_data_point`.
@@ -44,6 +45,11 @@ pub struct Settings<'a> {
     pub fire_after: i32,
     pub clear_after: i32,
     pub max_entities: i32,
+    /// By default ratio with trials, else value.
+    pub kind: Option<&'a str>,
+    pub direction: &'a str,
+    pub min_effect: f64,
+    pub min_relative_effect: f64,
     pub params: serde_json::Value,
     /// Run for the first time at the next time of the schedule instead of at once: for a caller
     /// that trains the detector itself.
@@ -74,6 +80,11 @@ fn create_detector(
     max_entities: default!(Option<i32>, "10000"),
     entity_type: default!(Option<&str>, "NULL"),
     name: default!(Option<&str>, "NULL"),
+    kind: default!(Option<&str>, "NULL"),
+    trials: default!(Option<&str>, "NULL"),
+    direction: default!(Option<&str>, "'both'"),
+    min_effect: default!(Option<f64>, "0"),
+    min_relative_effect: default!(Option<f64>, "0"),
 ) -> SqlResult<String> {
     let anomaly_type = required(anomaly_type, "anomaly_type")?;
     let strategy = required(strategy, "strategy")?;
@@ -87,8 +98,17 @@ fn create_detector(
     let fire_after = required(fire_after, "fire_after")?;
     let clear_after = required(clear_after, "clear_after")?;
     let max_entities = required(max_entities, "max_entities")?;
+    let direction = required(direction, "direction")?;
+    let min_effect = required(min_effect, "min_effect")?;
+    let min_relative_effect = required(min_relative_effect, "min_relative_effect")?;
     let feed = match source {
-        Some(text) => FeedSetting::Source { text, value, at, entity },
+        Some(text) => FeedSetting::Source { text, columns: Named { value, at, entity, trials } },
+        None if trials.is_some() => {
+            return Err(invalid(
+                "trials names a column, but there is no source",
+                "give source => 'table or query', or leave out trials",
+            ));
+        }
         None => FeedSetting::Points,
     };
     create(Settings {
@@ -109,6 +129,10 @@ fn create_detector(
         fire_after,
         clear_after,
         max_entities,
+        kind,
+        direction,
+        min_effect,
+        min_relative_effect,
         params: params.0,
         trained_by_caller: false,
     })
@@ -131,7 +155,8 @@ pub fn create(settings: Settings) -> SqlResult<String> {
     let strategy = anomaly_core::strategy::resolve_name(settings.strategy).map_err(from_core)?;
     // Building it proves that the strategy is available and knows every key of params.
     let calendar = Calendar::new(settings.time_zone).map_err(from_core)?;
-    let context = Context { calendar, kind: Kind::Value };
+    let kind = kind_of(&settings)?;
+    let context = Context { calendar, kind };
     anomaly_core::strategy::strategy(strategy, &settings.params, &context).map_err(from_core)?;
     anomaly_core::strategy::anomaly_type_info(settings.anomaly_type).map_err(from_core)?;
     check_ranges(&settings)?;
@@ -155,9 +180,9 @@ pub fn create(settings: Settings) -> SqlResult<String> {
         check_login(owner)?;
     }
     let resolved = match &settings.feed {
-        FeedSetting::Source { text, value, at, entity } => {
+        FeedSetting::Source { text, columns } => {
             let source = Source::resolve(text)?;
-            let columns = Columns::choose(&source, *value, *at, *entity)?;
+            let columns = Columns::choose(&source, columns)?;
             let read = source::read_query(&source, &columns, settings.time_zone)?;
             // Runs as the caller and returns nothing: PostgreSQL checks the rights on every
             // relation behind it and that the casts exist.
@@ -171,7 +196,7 @@ pub fn create(settings: Settings) -> SqlResult<String> {
         }
         FeedSetting::Samples { .. } | FeedSetting::Points => None,
     };
-    let (kind, monitor) = match (&settings.feed, &resolved) {
+    let (source_kind, monitor) = match (&settings.feed, &resolved) {
         (FeedSetting::Samples { monitor }, _) => ("samples", Some(*monitor)),
         (FeedSetting::Points, _) => ("points", None),
         (FeedSetting::Source { .. }, Some((source, _))) if source.relation.is_some() => {
@@ -179,7 +204,7 @@ pub fn create(settings: Settings) -> SqlResult<String> {
         }
         (FeedSetting::Source { .. }, _) => ("query", None),
     };
-    if kind == "points" && scheduled {
+    if source_kind == "points" && scheduled {
         return Err(invalid(
             "a detector without source has nothing to scan on a schedule",
             "give source => 'table or query', or leave out every and cron and call \
@@ -204,9 +229,10 @@ pub fn create(settings: Settings) -> SqlResult<String> {
                 metric_name, entity_type, source_kind, source_relation, source_name, \
                 source_query, value_column, at_column, entity_column, every, cron, time_zone, \
                 settle, training_window, min_data_points, threshold, alerts_per_day, fire_after, \
-                clear_after, max_entities, params) \
+                clear_after, max_entities, params, kind, trials_column, direction, min_effect, \
+                min_relative_effect) \
              VALUES ($1, $2::oid, $3, $4, $5, $6, $7, $8, $9::oid, $10, $11, $12, $13, $14, $15, \
-                $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26) \
+                $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31) \
              ON CONFLICT DO NOTHING",
             &[
                 detector.as_str().into(),
@@ -216,7 +242,7 @@ pub fn create(settings: Settings) -> SqlResult<String> {
                 strategy.into(),
                 settings.metric_name.into(),
                 settings.entity_type.into(),
-                kind.into(),
+                source_kind.into(),
                 relation.into(),
                 relation.and(source_text.as_deref()).into(),
                 if relation.is_none() { source_text.as_deref() } else { None }.into(),
@@ -235,6 +261,11 @@ pub fn create(settings: Settings) -> SqlResult<String> {
                 settings.clear_after.into(),
                 settings.max_entities.into(),
                 JsonB(settings.params.clone()).into(),
+                kind.as_str().into(),
+                columns.as_ref().and_then(|c| c.trials.as_deref()).into(),
+                settings.direction.into(),
+                settings.min_effect.into(),
+                settings.min_relative_effect.into(),
             ],
         )?;
         if inserted == 1 {
@@ -280,6 +311,30 @@ fn first_due(settings: &Settings) -> SqlResult<Option<i64>> {
     Ok(Some(if settings.trained_by_caller { next } else { now }))
 }
 
+/// The kind that was asked for, or what the columns say. A ratio and its trials go together.
+fn kind_of(settings: &Settings) -> SqlResult<Kind> {
+    let trials = match &settings.feed {
+        FeedSetting::Source { columns, .. } => columns.trials,
+        FeedSetting::Samples { .. } | FeedSetting::Points => None,
+    };
+    let kind = match settings.kind {
+        Some(kind) => kind.parse().map_err(from_core)?,
+        None if trials.is_some() => Kind::Ratio,
+        None => Kind::Value,
+    };
+    match (kind, trials) {
+        (Kind::Ratio, None) => Err(invalid(
+            "kind ratio needs trials: how far a share may stray depends on how many it is of",
+            "name the column with the denominators: trials => 'requests'",
+        )),
+        (Kind::Value | Kind::Count, Some(_)) => Err(invalid(
+            format!("trials belong to kind ratio, not to kind {}", kind.as_str()),
+            "give kind => 'ratio', or leave out trials",
+        )),
+        _ => Ok(kind),
+    }
+}
+
 fn check_ranges(settings: &Settings) -> SqlResult<()> {
     let at_least = |name: &str, value: i32, least: i32| {
         if value < least {
@@ -304,6 +359,19 @@ fn check_ranges(settings: &Settings) -> SqlResult<()> {
         positive("threshold", threshold, "2 to 4 is usual; NULL alerts by rate (alerts_per_day)")?;
     }
     positive("alerts_per_day", settings.alerts_per_day, "the default is 1")?;
+    Direction::side(settings.direction).map_err(from_core)?;
+    let not_negative = |name: &str, value: f64, hint: &str| {
+        if value >= 0.0 && value.is_finite() {
+            return Ok(());
+        }
+        Err(invalid(format!("{name} must be a number from 0 on, not {value}"), hint.to_owned()))
+    };
+    not_negative("min_effect", settings.min_effect, "in the unit of the value; 0 for any effect")?;
+    not_negative(
+        "min_relative_effect",
+        settings.min_relative_effect,
+        "as a share of the expected value: 0.1 is ten percent; 0 for any effect",
+    )?;
     if let Some(every) = &settings.every {
         if interval_micros(every) < 1_000_000 {
             return Err(invalid(

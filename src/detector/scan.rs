@@ -205,16 +205,14 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
             pgrx::check_for_interrupts!();
             worker::progress_report(rows_read as i64);
         }
-        let (Some(at), Some(value)) = (read.int8(0), read.float8(1)) else { return Ok(()) };
+        let Some(point) = point_of(read) else { return Ok(()) };
         // A row without entity belongs to the entity with the empty name.
         let judged = read.with_bytes(2, |entity| {
-            judge(&row, &core, &shared, &mut states, &mut book, entity, Point::new(at, value))
+            judge(&row, &core, &shared, &mut states, &mut book, entity, point)
         });
         let judged = match judged {
             Some(judged) => judged?,
-            None => {
-                judge(&row, &core, &shared, &mut states, &mut book, b"", Point::new(at, value))?
-            }
+            None => judge(&row, &core, &shared, &mut states, &mut book, b"", point)?,
         };
         if let Some(is_anomaly) = judged {
             points_scored += 1;
@@ -249,6 +247,12 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
         train::leave_warming(&row, until)?;
     }
     Ok(summary)
+}
+
+/// The point of a row of [`read_points`]; `None` without time or value.
+pub fn point_of(read: &stream::Row) -> Option<Point<'static>> {
+    let trials = read.float8(3).unwrap_or(f64::NAN);
+    Some(Point { trials, ..Point::new(read.int8(0)?, read.float8(1)?) })
 }
 
 /// Judges one point; whether it was anomalous, `None` when its entity is not modelled.
@@ -307,7 +311,7 @@ pub fn read_points(
                 String::new()
             };
             let query = format!(
-                "SELECT at, value, entity FROM anomaly.sample WHERE owner = {}::oid \
+                "SELECT at, value, entity, NULL::float8 FROM anomaly.sample WHERE owner = {}::oid \
                  AND metric = $3 AND at > $1 AND at <= $2 {slots} ORDER BY at",
                 row.owner.to_u32()
             );

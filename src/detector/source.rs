@@ -138,6 +138,17 @@ pub struct Columns {
     pub value: String,
     pub at: String,
     pub entity: Option<String>,
+    /// The denominators of a ratio.
+    pub trials: Option<String>,
+}
+
+/// The columns that a caller named.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Named<'a> {
+    pub value: Option<&'a str>,
+    pub at: Option<&'a str>,
+    pub entity: Option<&'a str>,
+    pub trials: Option<&'a str>,
 }
 
 impl Columns {
@@ -146,12 +157,8 @@ impl Columns {
     ///
     /// # Errors
     /// 42703 for a name that is not there, 42804 for a type that cannot be used.
-    pub fn choose(
-        source: &Source,
-        value: Option<&str>,
-        at: Option<&str>,
-        entity: Option<&str>,
-    ) -> SqlResult<Columns> {
+    pub fn choose(source: &Source, named: &Named) -> SqlResult<Columns> {
+        let Named { value, at, entity, trials } = *named;
         let pick =
             |name: Option<&str>, role: &str, kinds: &str, fits: fn(pg_sys::Oid) -> bool| match name
             {
@@ -172,7 +179,9 @@ impl Columns {
                 None => source
                     .columns
                     .iter()
-                    .find(|c| fits(c.base_type) && Some(c.name.as_str()) != entity)
+                    .find(|c| {
+                        fits(c.base_type) && ![entity, trials].contains(&Some(c.name.as_str()))
+                    })
                     .map(|c| c.name.clone())
                     .ok_or_else(|| {
                         report(
@@ -183,14 +192,18 @@ impl Columns {
                     }),
             };
         let at = pick(at, "at", "timestamptz, timestamp or date", is_time)?;
-        let value = pick(value, "value", "smallint to bigint, numeric, real or double", is_number)?;
+        let value = pick(value, "value", NUMBERS, is_number)?;
         let entity = entity.map(|name| source.column(name).map(|c| c.name.clone())).transpose()?;
-        Ok(Columns { value, at, entity })
+        let trials =
+            trials.map(|name| pick(Some(name), "trials", NUMBERS, is_number)).transpose()?;
+        Ok(Columns { value, at, entity, trials })
     }
 }
 
+const NUMBERS: &str = "smallint to bigint, numeric, real or double";
+
 /// The query that reads points of a window, its columns `at timestamptz, value float8, entity
-/// text`, its parameters `$1` (exclusive) and `$2` (inclusive), in the order of time.
+/// text, trials float8`, its parameters `$1` (exclusive) and `$2` (inclusive), in the order of time.
 pub fn read_query(source: &Source, columns: &Columns, time_zone: &str) -> SqlResult<String> {
     let at_type = source.column(&columns.at)?.base_type;
     // The bounds are turned into the column's type, not the column into theirs, so that an index
@@ -238,8 +251,16 @@ fn select_points(source: &Source, columns: &Columns, time_zone: &str) -> SqlResu
         }
         None => "''::pg_catalog.text".to_owned(),
     };
+    let trials = match &columns.trials {
+        Some(name) => {
+            source.column(name)?;
+            quoted(name)
+        }
+        None => "NULL".to_owned(),
+    };
     Ok(format!(
-        "SELECT ({at})::pg_catalog.timestamptz, ({})::pg_catalog.float8, {entity} FROM {} AS q",
+        "SELECT ({at})::pg_catalog.timestamptz, ({})::pg_catalog.float8, {entity}, \
+            ({trials})::pg_catalog.float8 FROM {} AS q",
         quoted(&columns.value),
         source.table_expression()
     ))

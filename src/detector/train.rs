@@ -4,12 +4,10 @@ use std::{collections::HashMap, ops::RangeInclusive};
 
 use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
 
-use anomaly_core::Point;
-
 use crate::{
     detector::{
         catalog::DetectorRow,
-        scan::{lock, read_points},
+        scan::{lock, point_of, read_points},
         states::EntityStates,
     },
     error::{SqlResult, from_core, report},
@@ -113,8 +111,8 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
             pgrx::check_for_interrupts!();
             worker::progress_report(rows_read as i64);
         }
-        let (Some(at), Some(value)) = (read.int8(0), read.float8(1)) else { return Ok(()) };
-        let point = Point::new(at, value);
+        let Some(point) = point_of(read) else { return Ok(()) };
+        let at = point.at;
         let entity = read.with_bytes(2, <[u8]>::to_vec).unwrap_or_default();
         if alerted.get(&entity).is_some_and(|of| of.iter().any(|p| p.contains(&at))) {
             return Ok(());

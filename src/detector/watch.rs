@@ -14,7 +14,7 @@ use crate::{
         catalog::DetectorRow,
         create_detector::{FeedSetting, Settings, create},
         scan::lock,
-        source::{Columns, Source},
+        source::{Columns, Named, Source},
         train,
     },
     error::{SqlResult, required},
@@ -49,6 +49,11 @@ fn watch(
     clear_after: default!(Option<i32>, "3"),
     max_entities: default!(Option<i32>, "10000"),
     entity_type: default!(Option<&str>, "NULL"),
+    kind: default!(Option<&str>, "NULL"),
+    trials: default!(Option<&str>, "NULL"),
+    direction: default!(Option<&str>, "'both'"),
+    min_effect: default!(Option<f64>, "0"),
+    min_relative_effect: default!(Option<f64>, "0"),
 ) -> Result<
     TableIterator<
         'static,
@@ -73,8 +78,11 @@ fn watch(
     let fire_after = required(fire_after, "fire_after")?;
     let clear_after = required(clear_after, "clear_after")?;
     let max_entities = required(max_entities, "max_entities")?;
+    let direction = required(direction, "direction")?;
+    let min_effect = required(min_effect, "min_effect")?;
+    let min_relative_effect = required(min_relative_effect, "min_relative_effect")?;
     let resolved = Source::resolve(source)?;
-    let columns = Columns::choose(&resolved, value, at, entity)?;
+    let columns = Columns::choose(&resolved, &Named { value, at, entity, trials })?;
     let every = match (every, cron) {
         (None, None) => Some(
             Interval::new(0, 0, 60_000_000)
@@ -104,9 +112,12 @@ fn watch(
         entity_type,
         feed: FeedSetting::Source {
             text: source,
-            value: Some(&columns.value),
-            at: Some(&columns.at),
-            entity: columns.entity.as_deref(),
+            columns: Named {
+                value: Some(&columns.value),
+                at: Some(&columns.at),
+                entity: columns.entity.as_deref(),
+                trials: columns.trials.as_deref(),
+            },
         },
         every,
         cron,
@@ -119,6 +130,10 @@ fn watch(
         fire_after,
         clear_after,
         max_entities,
+        kind,
+        direction,
+        min_effect,
+        min_relative_effect,
         params: params.0,
         trained_by_caller: session::session_user() == session::current_user(),
     })?;

@@ -260,7 +260,10 @@ impl Detector {
             _ => None,
         };
 
-        state.left_out += (f64::from(u8::from(unusual)) - state.left_out) / LEFT_OUT_MEMORY;
+        // NaN is neither normal nor anomalous, and changes nothing.
+        if !point.value.is_nan() {
+            state.left_out += (f64::from(u8::from(unusual)) - state.left_out) / LEFT_OUT_MEMORY;
+        }
         if warming || !unusual || state.left_out > LEFT_OUT_BUDGET {
             state.model.learn(point);
         } else if !verdict.is_anomaly {

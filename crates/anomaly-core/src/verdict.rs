@@ -87,6 +87,19 @@ impl Direction {
         }
     }
 
+    /// The side that counts for a detector: `None` for `both`.
+    pub fn side(s: &str) -> Result<Option<Self>> {
+        match s {
+            "both" => Ok(None),
+            "above" => Ok(Some(Direction::High)),
+            "below" => Ok(Some(Direction::Low)),
+            _ => Err(Error::invalid(
+                format!("unknown direction \"{s}\""),
+                "Directions of a detector are both, above and below.",
+            )),
+        }
+    }
+
     /// The word used in descriptions: `above`, `below` or `at`.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -13,10 +13,12 @@ A benchmark is bench/BENCHMARK.sql, cut into sections by lines that begin with `
   -- @repetitions N             before the first section; default 5
 
 Keys of a case: rows (how many rows it processes), beside (another case), parallel (yes: several processes work,
-and cpu figures are left out), owed ("FIGURE <= NUMBER" or "FIGURE >= NUMBER"). The figures are ms, cpu_ms (time on a core of the session's process; a median of ms far
-above it says that the machine was busy), ns_per_row, rows_per_s, ratio (time per row over that of `beside`),
-cpu_ratio (the same of cpu_ms) and speedup (1 / ratio). Each is the median over the repetitions; ratios are taken within each repetition.
-A case may print `@fact NAME VALUE` lines, which are reported with it.
+and cpu figures are left out), capacity (a case that does the work of `beside` in several sessions at once), owed
+("FIGURE <= NUMBER" or "FIGURE >= NUMBER", several with commas between). The figures are ms, cpu_ms (time on a core of
+the session's process; a median of ms far above it says that the machine was busy), ns_per_row, rows_per_s, ratio (time
+per row over that of `beside`), cpu_ratio (the same of cpu_ms), speedup (1 / ratio) and of_capacity (the speedup over
+that of `capacity`, which is all that the machine's cores can give). Each is the median over the repetitions; ratios
+are taken within each repetition. A case may print `@fact NAME VALUE` lines, which are reported with it.
 
 Each benchmark has a database of its own.
 
@@ -47,7 +49,8 @@ class Case:
         self.name = name
         self.rows = int(keys["rows"].replace("_", ""))
         self.beside = keys.get("beside")
-        self.owed = keys.get("owed")
+        self.capacity = keys.get("capacity")
+        self.owed = [owed.split() for owed in keys["owed"].split(",")] if "owed" in keys else []
         self.is_parallel = keys.get("parallel") == "yes"
         self.untimed, self.timed = [], []
         self.ms, self.cpu, self.facts = [], [], {}
@@ -61,16 +64,18 @@ class Case:
         }
         if self.cpu and not self.is_parallel:
             found["cpu_ms"] = statistics.median(self.cpu)
+        def ratio(mine, other, others):
+            return statistics.median(a * other.rows / (b * self.rows) for a, b in zip(mine, others))
+
         if self.beside:
             other = cases[self.beside]
-
-            def ratio(mine, others):
-                return statistics.median(a * other.rows / (b * self.rows) for a, b in zip(mine, others))
-
-            found["ratio"] = ratio(self.ms, other.ms)
+            found["ratio"] = ratio(self.ms, other, other.ms)
             found["speedup"] = 1 / found["ratio"]
             if self.cpu and other.cpu and not self.is_parallel and not other.is_parallel:
-                found["cpu_ratio"] = ratio(self.cpu, other.cpu)
+                found["cpu_ratio"] = ratio(self.cpu, other, other.cpu)
+        if self.capacity:
+            other = cases[self.capacity]
+            found["of_capacity"] = 1 / ratio(self.ms, other, other.ms)
         return found
 
 
@@ -157,11 +162,14 @@ class Benchmark:
         rows, result = [], []
         for case in self.cases.values():
             figures = case.figures(self.cases)
-            owed = verdict = ""
-            if case.owed:
-                name, sign, bar = case.owed.split()
+            owed = []
+            for name, sign, bar in case.owed:
                 met = COMPARISONS[sign](figures[name], float(bar))
-                owed, verdict = f"{name} {sign} {float(bar):,g}", "met" if met else "NOT MET"
+                owed.append({"figure": name, "sign": sign, "bar": float(bar), "is": figures[name], "met": met})
+            lines = [
+                (f"{o['figure']} {o['sign']} {o['bar']:,g}", f"{o['is']:,.3g}", "met" if o["met"] else "NOT MET")
+                for o in owed
+            ]
             rows.append((
                 case.name,
                 f"{case.rows:,}",
@@ -171,15 +179,14 @@ class Benchmark:
                 f"{figures['rows_per_s']:,.0f}",
                 f"{figures['ratio']:.2f} x {case.beside}" if case.beside else "",
                 f"{figures['cpu_ratio']:.2f}" if "cpu_ratio" in figures else "",
-                owed,
-                verdict,
+                *(lines[0] if lines else ("", "", "")),
             ))
+            rows += [("",) * 8 + line for line in lines[1:]]
             result.append({
-                "case": case.name, "rows": case.rows, "beside": case.beside, "figures": figures,
-                "owed": case.owed, "met": (verdict == "met") if case.owed else None,
-                "ms": case.ms, "cpu_ms": case.cpu, "facts": case.facts,
+                "case": case.name, "rows": case.rows, "beside": case.beside, "capacity": case.capacity,
+                "figures": figures, "owed": owed, "ms": case.ms, "cpu_ms": case.cpu, "facts": case.facts,
             })
-        head = ("case", "rows", "ms", "cpu ms", "ns/row", "rows/s", "time per row", "cpu", "owed", "")
+        head = ("case", "rows", "ms", "cpu ms", "ns/row", "rows/s", "time per row", "cpu", "owed", "is", "")
         widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
         for row in [head, *rows]:
             print("  ".join(
@@ -192,6 +199,10 @@ class Benchmark:
         if waited and statistics.median(waited) > 0.15:
             print(f"BUSY MACHINE: elapsed times exceed time on a core by {statistics.median(waited):.0%}. "
                   "What is owed holds for an idle one; compare the cpu columns.")
+        for name in dict.fromkeys(case.capacity for case in self.cases.values() if case.capacity):
+            case = self.cases[name]
+            print(f"CAPACITY: this machine does {case.figures(self.cases)['speedup']:.2f} x the work of one session "
+                  f"of {case.beside} in {name}: no parallel plan can be expected to gain more.")
         for case in self.cases.values():
             if case.facts:
                 print(f"{case.name}:", ", ".join(f"{k} {v}" for k, v in case.facts.items()))

@@ -193,6 +193,13 @@ install_extension() { # install_extension VERSION [argument of cargo pgrx instal
     cargo pgrx install --pg-config "$(pg_config "$version")" --no-default-features --features "pg$version" "$@"
 }
 
+# For what measures with KEEP_BUILD=1: figures of an unoptimised library are wrong by an order of magnitude, and
+# `make test` and `make demo` leave one.
+need_release_build() { # need_release_build VERSION
+    cmp -s target/release/libanomaly_detection.so "$("$(pg_config "$1")" --pkglibdir)/anomaly_detection.so" ||
+        die "what is installed in target/pg/$1 is not the latest release build: run it without KEEP_BUILD=1"
+}
+
 # --- throw-away servers ------------------------------------------------------------------------------
 
 # A directory below /tmp for clusters, sockets and logs; it goes at exit, with the servers still running in it.

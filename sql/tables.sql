@@ -77,6 +77,10 @@ CREATE TABLE anomaly.detector (
     max_entities    integer     NOT NULL DEFAULT 10000 CHECK (max_entities >= 1),
     kind            text        NOT NULL DEFAULT 'value' CHECK (kind IN ('value', 'count', 'ratio')),
     trials_column   text,
+    -- how long a bucket is, NULL where each row is a point, and what is made of its rows
+    bucket          interval    CHECK (bucket >= interval '1 second'),
+    aggregate       text        NOT NULL DEFAULT 'avg'
+                    CHECK (aggregate ~ '^(avg|sum|count|count_distinct|min|max|median|stddev|first|last|p[0-9.]+)$'),
     direction       text        NOT NULL DEFAULT 'both' CHECK (direction IN ('both', 'above', 'below')),
     min_effect      double precision NOT NULL DEFAULT 0 CHECK (min_effect >= 0 AND min_effect < 'Infinity'),
     min_relative_effect double precision NOT NULL DEFAULT 0 CHECK (min_relative_effect >= 0 AND min_relative_effect < 'Infinity'),
@@ -85,7 +89,8 @@ CREATE TABLE anomaly.detector (
     created_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
     updated_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
     CHECK (every IS NULL OR cron IS NULL),
-    CHECK ((kind = 'ratio') = (trials_column IS NOT NULL))
+    CHECK ((kind = 'ratio') = (trials_column IS NOT NULL)),
+    CHECK (bucket IS NOT NULL OR aggregate = 'avg')
 );
 COMMENT ON TABLE anomaly.detector IS 'configuration of each detector; what changes at each scan is in anomaly.detector_state';
 

@@ -14,6 +14,7 @@ mod explain_detector;
 #[cfg(any(test, feature = "pg_test"))]
 mod panics;
 mod process_data_point;
+pub mod sampling;
 pub mod scan;
 pub mod source;
 mod states;

@@ -286,6 +286,8 @@ fn watch(common: &Watch, info: &MetricInfo) -> SqlResult<(String, String)> {
         clear_after: FIRE_AFTER as i32,
         max_entities: 1,
         kind: None,
+        bucket: None,
+        aggregate: "avg",
         direction: "both",
         min_effect: 0.0,
         min_relative_effect: 0.0,

@@ -1,11 +1,14 @@
 //! Reading a detector's configuration, state and active model. All of it is fixed SQL under the
 //! rights of the extension's owner; whether the caller may see the detector is checked here.
 
-use anomaly_core::{Detector, DetectorConfig, strategy::Kind, verdict::Direction};
-use pgrx::{JsonB, PgSqlErrorCode, pg_sys};
+use anomaly_core::{Detector, DetectorConfig, verdict::Direction};
+use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, pg_sys};
 
 use crate::{
-    detector::source::{Columns, Source},
+    detector::{
+        sampling::{Sampling, Wanted},
+        source::{Columns, Source},
+    },
     error::{SqlResult, from_core, report},
     pg::{internal_rights, session},
     sql,
@@ -55,7 +58,7 @@ pub struct DetectorRow {
     pub fire_after: i32,
     pub clear_after: i32,
     pub max_entities: i32,
-    pub kind: Kind,
+    pub sampling: Sampling,
     /// The side that counts, `None` for both.
     pub direction: Option<Direction>,
     pub min_effect: f64,
@@ -63,7 +66,8 @@ pub struct DetectorRow {
     pub params: serde_json::Value,
     pub status: String,
     pub watermark: Option<i64>,
-    /// now − settle: no point later than this is looked at.
+    /// now − settle: no point later than this is looked at. With buckets, the start of the one that
+    /// holds that time.
     pub settled_until: i64,
     /// settled_until − training_window: training looks no further back.
     pub training_from: i64,
@@ -129,7 +133,7 @@ impl DetectorRow {
             metric_name: self.metric_name.clone(),
             anomaly_type: self.anomaly_type.clone(),
             time_zone: self.time_zone.clone(),
-            kind: self.kind,
+            kind: self.sampling.kind,
             direction: self.direction,
             min_effect: self.min_effect,
             min_relative_effect: self.min_relative_effect,
@@ -188,7 +192,7 @@ const LOAD: &str = "\
            $2 - d.settle, $2 - d.settle - d.training_window, \
            m.version, m.points_per_day, m.payload, \
            d.trials_column, d.kind, d.direction, d.min_effect, d.min_relative_effect, \
-           m.entities \
+           m.entities, d.bucket, d.aggregate \
       FROM anomaly.detector d JOIN anomaly.detector_state s USING (detector) \
       LEFT JOIN anomaly.model m ON m.detector = d.detector AND m.active \
      WHERE d.detector = $1";
@@ -196,7 +200,7 @@ const LOAD: &str = "\
 fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
     let columns = || -> SqlResult<Columns> {
         Ok(Columns {
-            value: row.must(11)?,
+            value: row.get(11)?,
             at: row.must(12)?,
             entity: row.get(13)?,
             trials: row.get(29)?,
@@ -215,6 +219,13 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
         }
         None => None,
     };
+    let sampling = Sampling::check(&Wanted {
+        kind: Some(&row.must::<String>(30)?),
+        trials: row.get::<String>(29)?.as_deref(),
+        bucket: row.get::<Interval>(35)?,
+        aggregate: &row.must::<String>(36)?,
+        time_zone: &row.must::<String>(14)?,
+    })?;
     Ok(DetectorRow {
         detector: row.must(1)?,
         owner: row.must(2)?,
@@ -230,14 +241,14 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
         fire_after: row.must(18)?,
         clear_after: row.must(19)?,
         max_entities: row.must(20)?,
-        kind: row.must::<String>(30)?.parse().map_err(from_core)?,
         direction: Direction::side(&row.must::<String>(31)?).map_err(from_core)?,
         min_effect: row.must(32)?,
         min_relative_effect: row.must(33)?,
         params: row.must::<JsonB>(21)?.0,
         status: row.must(22)?,
         watermark: row.micros(23)?,
-        settled_until: row.micros(24)?.unwrap_or(i64::MIN),
+        settled_until: sampling.settled(row.micros(24)?.unwrap_or(i64::MIN)),
+        sampling,
         training_from: row.micros(25)?.unwrap_or(i64::MIN),
         model,
     })

@@ -1,15 +1,15 @@
 //! `anomaly.create_detector`: registers a detector and says nothing about training it.
 
 use anomaly_core::{
-    calendar::Calendar,
-    schedule::CronSchedule,
-    strategy::{Context, Kind},
-    verdict::Direction,
+    calendar::Calendar, schedule::CronSchedule, strategy::Context, verdict::Direction,
 };
 use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, prelude::*};
 
 use crate::{
-    detector::source::{self, Columns, Named, Source},
+    detector::{
+        sampling::{Sampling, Wanted},
+        source::{self, Columns, Named, Source},
+    },
     error::{SqlResult, from_core, invalid, report, required},
     pg::{internal_rights, session},
     sql, worker,
@@ -45,8 +45,11 @@ pub struct Settings<'a> {
     pub fire_after: i32,
     pub clear_after: i32,
     pub max_entities: i32,
-    /// By default ratio with trials, else value.
+    /// By default ratio with trials, count where rows are counted, else value.
     pub kind: Option<&'a str>,
+    /// NULL: each row is a point.
+    pub bucket: Option<Interval>,
+    pub aggregate: &'a str,
     pub direction: &'a str,
     pub min_effect: f64,
     pub min_relative_effect: f64,
@@ -85,6 +88,8 @@ fn create_detector(
     direction: default!(Option<&str>, "'both'"),
     min_effect: default!(Option<f64>, "0"),
     min_relative_effect: default!(Option<f64>, "0"),
+    bucket: default!(Option<Interval>, "NULL"),
+    aggregate: default!(Option<&str>, "'avg'"),
 ) -> SqlResult<String> {
     let anomaly_type = required(anomaly_type, "anomaly_type")?;
     let strategy = required(strategy, "strategy")?;
@@ -101,12 +106,16 @@ fn create_detector(
     let direction = required(direction, "direction")?;
     let min_effect = required(min_effect, "min_effect")?;
     let min_relative_effect = required(min_relative_effect, "min_relative_effect")?;
+    let aggregate = required(aggregate, "aggregate")?;
     let feed = match source {
         Some(text) => FeedSetting::Source { text, columns: Named { value, at, entity, trials } },
-        None if trials.is_some() => {
+        None if trials.is_some() || bucket.is_some() => {
             return Err(invalid(
-                "trials names a column, but there is no source",
-                "give source => 'table or query', or leave out trials",
+                format!(
+                    "{} without a source to read",
+                    if trials.is_some() { "trials" } else { "bucket" }
+                ),
+                "give source => 'table or query'",
             ));
         }
         None => FeedSetting::Points,
@@ -133,6 +142,8 @@ fn create_detector(
         direction,
         min_effect,
         min_relative_effect,
+        bucket,
+        aggregate,
         params: params.0,
         trained_by_caller: false,
     })
@@ -155,8 +166,8 @@ pub fn create(settings: Settings) -> SqlResult<String> {
     let strategy = anomaly_core::strategy::resolve_name(settings.strategy).map_err(from_core)?;
     // Building it proves that the strategy is available and knows every key of params.
     let calendar = Calendar::new(settings.time_zone).map_err(from_core)?;
-    let kind = kind_of(&settings)?;
-    let context = Context { calendar, kind };
+    let sampling = settings.sampling()?;
+    let context = Context { calendar, kind: sampling.kind };
     anomaly_core::strategy::strategy(strategy, &settings.params, &context).map_err(from_core)?;
     anomaly_core::strategy::anomaly_type_info(settings.anomaly_type).map_err(from_core)?;
     check_ranges(&settings)?;
@@ -182,8 +193,8 @@ pub fn create(settings: Settings) -> SqlResult<String> {
     let resolved = match &settings.feed {
         FeedSetting::Source { text, columns } => {
             let source = Source::resolve(text)?;
-            let columns = Columns::choose(&source, columns)?;
-            let read = source::read_query(&source, &columns, settings.time_zone)?;
+            let columns = Columns::choose(&source, columns, &sampling)?;
+            let read = source::read_query(&source, &columns, &sampling, settings.time_zone)?;
             // Runs as the caller and returns nothing: PostgreSQL checks the rights on every
             // relation behind it and that the casts exist.
             let nothing: Option<pgrx::datum::TimestampWithTimeZone> = None;
@@ -230,9 +241,10 @@ pub fn create(settings: Settings) -> SqlResult<String> {
                 source_query, value_column, at_column, entity_column, every, cron, time_zone, \
                 settle, training_window, min_data_points, threshold, alerts_per_day, fire_after, \
                 clear_after, max_entities, params, kind, trials_column, direction, min_effect, \
-                min_relative_effect) \
+                min_relative_effect, bucket, aggregate) \
              VALUES ($1, $2::oid, $3, $4, $5, $6, $7, $8, $9::oid, $10, $11, $12, $13, $14, $15, \
-                $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31) \
+                $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, \
+                $32, $33) \
              ON CONFLICT DO NOTHING",
             &[
                 detector.as_str().into(),
@@ -246,7 +258,7 @@ pub fn create(settings: Settings) -> SqlResult<String> {
                 relation.into(),
                 relation.and(source_text.as_deref()).into(),
                 if relation.is_none() { source_text.as_deref() } else { None }.into(),
-                columns.as_ref().map(|c| c.value.as_str()).into(),
+                columns.as_ref().and_then(|c| c.value.as_deref()).into(),
                 columns.as_ref().map(|c| c.at.as_str()).into(),
                 columns.as_ref().and_then(|c| c.entity.as_deref()).into(),
                 settings.every.into(),
@@ -261,11 +273,13 @@ pub fn create(settings: Settings) -> SqlResult<String> {
                 settings.clear_after.into(),
                 settings.max_entities.into(),
                 JsonB(settings.params.clone()).into(),
-                kind.as_str().into(),
+                sampling.kind.as_str().into(),
                 columns.as_ref().and_then(|c| c.trials.as_deref()).into(),
                 settings.direction.into(),
                 settings.min_effect.into(),
                 settings.min_relative_effect.into(),
+                settings.bucket.into(),
+                settings.aggregate.into(),
             ],
         )?;
         if inserted == 1 {
@@ -311,27 +325,20 @@ fn first_due(settings: &Settings) -> SqlResult<Option<i64>> {
     Ok(Some(if settings.trained_by_caller { next } else { now }))
 }
 
-/// The kind that was asked for, or what the columns say. A ratio and its trials go together.
-fn kind_of(settings: &Settings) -> SqlResult<Kind> {
-    let trials = match &settings.feed {
-        FeedSetting::Source { columns, .. } => columns.trials,
-        FeedSetting::Samples { .. } | FeedSetting::Points => None,
-    };
-    let kind = match settings.kind {
-        Some(kind) => kind.parse().map_err(from_core)?,
-        None if trials.is_some() => Kind::Ratio,
-        None => Kind::Value,
-    };
-    match (kind, trials) {
-        (Kind::Ratio, None) => Err(invalid(
-            "kind ratio needs trials: how far a share may stray depends on how many it is of",
-            "name the column with the denominators: trials => 'requests'",
-        )),
-        (Kind::Value | Kind::Count, Some(_)) => Err(invalid(
-            format!("trials belong to kind ratio, not to kind {}", kind.as_str()),
-            "give kind => 'ratio', or leave out trials",
-        )),
-        _ => Ok(kind),
+impl Settings<'_> {
+    /// # Errors
+    /// 22023 for settings that do not go together.
+    pub fn sampling(&self) -> SqlResult<Sampling> {
+        Sampling::check(&Wanted {
+            kind: self.kind,
+            trials: match &self.feed {
+                FeedSetting::Source { columns, .. } => columns.trials,
+                FeedSetting::Samples { .. } | FeedSetting::Points => None,
+            },
+            bucket: self.bucket,
+            aggregate: self.aggregate,
+            time_zone: self.time_zone,
+        })
     }
 }
 

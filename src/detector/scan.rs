@@ -205,7 +205,7 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
             pgrx::check_for_interrupts!();
             worker::progress_report(rows_read as i64);
         }
-        let Some(point) = point_of(read) else { return Ok(()) };
+        let Some(point) = row.sampling.read(read).and_then(|r| r.point()) else { return Ok(()) };
         // A row without entity belongs to the entity with the empty name.
         let judged = read.with_bytes(2, |entity| {
             judge(&row, &core, &shared, &mut states, &mut book, entity, point)
@@ -249,12 +249,6 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
     Ok(summary)
 }
 
-/// The point of a row of [`read_points`]; `None` without time or value.
-pub fn point_of(read: &stream::Row) -> Option<Point<'static>> {
-    let trials = read.float8(3).unwrap_or(f64::NAN);
-    Some(Point { trials, ..Point::new(read.int8(0)?, read.float8(1)?) })
-}
-
 /// Judges one point; whether it was anomalous, `None` when its entity is not modelled.
 pub fn judge(
     row: &DetectorRow,
@@ -286,7 +280,7 @@ pub fn finish(
 }
 
 /// Reads the points of (from, until] in the order of time: as the caller from tables and queries,
-/// with fixed SQL from collected samples.
+/// with fixed SQL from collected samples. Of buckets, those that begin in [from, until).
 pub fn read_points(
     row: &DetectorRow,
     from: i64,
@@ -297,8 +291,23 @@ pub fn read_points(
     match &row.feed {
         Feed::Relation { .. } | Feed::Query { .. } => {
             let Some((source, columns)) = row.source()? else { return Ok(()) };
-            let query = read_query(&source, columns, &row.time_zone)?;
-            stream::for_each_row(&query, &bounds, each)
+            let query = read_query(&source, columns, &row.sampling, &row.time_zone)?;
+            let Some(bucket) = &row.sampling.bucket else {
+                return stream::for_each_row(&query, &bounds, each);
+            };
+            let (first, end) = (bucket.first_from(from), bucket.first_from(until));
+            let bounds = [
+                bucket.start(first).saturating_sub(bucket.slack()),
+                bucket.start(end).saturating_add(bucket.slack()),
+            ];
+            let bounds = bounds.map(|at| stream::Param::TimestampTz(Some(at)));
+            stream::for_each_row(&query, &bounds, &mut |read| match read
+                .int8(0)
+                .map(|bin| bucket.index_of_bin(bin))
+            {
+                Some(index) if (first..end).contains(&index) => each(read),
+                _ => Ok(()),
+            })
         }
         Feed::Samples | Feed::Points => {
             // Few slots named keep the planner from looking at all of the ring.

@@ -3,6 +3,7 @@
 use pgrx::{PgSqlErrorCode, Spi, pg_sys, spi};
 
 use crate::{
+    detector::sampling::{Aggregate, Sampling},
     error::{SqlResult, invalid, report},
     pg::{catalog::base_type, parse::check_single_select},
     sql,
@@ -127,6 +128,19 @@ impl Source {
         })
     }
 
+    /// The first column that reads like a name of something and that nobody has named.
+    pub fn likely_entity(&self, named: &Named) -> SqlResult<Option<&str>> {
+        for column in &self.columns {
+            let name = Some(column.name.as_str());
+            if ![named.value, named.at, named.trials].contains(&name)
+                && is_text_like(column.base_type)?
+            {
+                return Ok(name);
+            }
+        }
+        Ok(None)
+    }
+
     fn label(&self) -> &str {
         if self.relation.is_some() { &self.text } else { "the query" }
     }
@@ -135,7 +149,8 @@ impl Source {
 /// The columns of a source that a detector reads.
 #[derive(Debug, Clone)]
 pub struct Columns {
-    pub value: String,
+    /// `None` where rows are counted.
+    pub value: Option<String>,
     pub at: String,
     pub entity: Option<String>,
     /// The denominators of a ratio.
@@ -157,7 +172,7 @@ impl Columns {
     ///
     /// # Errors
     /// 42703 for a name that is not there, 42804 for a type that cannot be used.
-    pub fn choose(source: &Source, named: &Named) -> SqlResult<Columns> {
+    pub fn choose(source: &Source, named: &Named, sampling: &Sampling) -> SqlResult<Columns> {
         let Named { value, at, entity, trials } = *named;
         let pick =
             |name: Option<&str>, role: &str, kinds: &str, fits: fn(pg_sys::Oid) -> bool| match name
@@ -192,7 +207,19 @@ impl Columns {
                     }),
             };
         let at = pick(at, "at", "timestamptz, timestamp or date", is_time)?;
-        let value = pick(value, "value", NUMBERS, is_number)?;
+        let value = match (value, sampling.aggregate) {
+            (Some(name), aggregate) if aggregate.counts() => {
+                Some(source.column(name)?.name.clone())
+            }
+            (None, aggregate) if aggregate.counts_rows() => None,
+            (None, Aggregate::CountDistinct) => {
+                return Err(invalid(
+                    "aggregate count_distinct needs a column to count",
+                    "name one: value => 'user_id'",
+                ));
+            }
+            (value, _) => Some(pick(value, "value", NUMBERS, is_number)?),
+        };
         let entity = entity.map(|name| source.column(name).map(|c| c.name.clone())).transpose()?;
         let trials =
             trials.map(|name| pick(Some(name), "trials", NUMBERS, is_number)).transpose()?;
@@ -202,9 +229,15 @@ impl Columns {
 
 const NUMBERS: &str = "smallint to bigint, numeric, real or double";
 
-/// The query that reads points of a window, its columns `at timestamptz, value float8, entity
-/// text, trials float8`, its parameters `$1` (exclusive) and `$2` (inclusive), in the order of time.
-pub fn read_query(source: &Source, columns: &Columns, time_zone: &str) -> SqlResult<String> {
+/// The query that reads points of a window, its columns those that [`Sampling::read`] takes, in the
+/// order of time. Its parameters are the window's bounds: `$1` exclusive and `$2` inclusive for rows,
+/// the other way round for buckets.
+pub fn read_query(
+    source: &Source,
+    columns: &Columns,
+    sampling: &Sampling,
+    time_zone: &str,
+) -> SqlResult<String> {
     let at_type = source.column(&columns.at)?.base_type;
     // The bounds are turned into the column's type, not the column into theirs, so that an index
     // on it can be used.
@@ -217,24 +250,43 @@ pub fn read_query(source: &Source, columns: &Columns, time_zone: &str) -> SqlRes
             if at_type == pg_sys::DATEOID { format!("({at})::pg_catalog.timestamp") } else { at };
         (at, format!("($1 AT TIME ZONE {zone})"), format!("($2 AT TIME ZONE {zone})"))
     };
-    Ok(format!(
-        "{} WHERE {at} OPERATOR(pg_catalog.>) {from} AND {at} OPERATOR(pg_catalog.<=) {until} \
-         ORDER BY {at}",
-        select_points(source, columns, time_zone)?
-    ))
+    let rows = select_rows(source, columns, sampling, time_zone)?;
+    if sampling.bucket.is_none() {
+        return Ok(format!(
+            "{rows} WHERE {at} OPERATOR(pg_catalog.>) {from} AND {at} OPERATOR(pg_catalog.<=) {until} \
+             ORDER BY {at}"
+        ));
+    }
+    let rows = format!(
+        "{rows} WHERE {at} OPERATOR(pg_catalog.>=) {from} AND {at} OPERATOR(pg_catalog.<) {until}"
+    );
+    Ok(format!("{} ORDER BY 1", sampling.aggregated(&rows, columns.value.is_some())))
 }
 
 /// The query that reads all points with a finite time, with the columns of [`read_query`], in no
 /// order.
-pub fn read_all_query(source: &Source, columns: &Columns, time_zone: &str) -> SqlResult<String> {
-    Ok(format!(
+pub fn read_all_query(
+    source: &Source,
+    columns: &Columns,
+    sampling: &Sampling,
+    time_zone: &str,
+) -> SqlResult<String> {
+    let rows = format!(
         "{} WHERE pg_catalog.isfinite({})",
-        select_points(source, columns, time_zone)?,
+        select_rows(source, columns, sampling, time_zone)?,
         quoted(&columns.at)
-    ))
+    );
+    Ok(sampling.aggregated(&rows, columns.value.is_some()))
 }
 
-fn select_points(source: &Source, columns: &Columns, time_zone: &str) -> SqlResult<String> {
+/// Columns `at timestamptz, value, entity text, trials float8`; the value is a float8 unless it is
+/// to be counted.
+fn select_rows(
+    source: &Source,
+    columns: &Columns,
+    sampling: &Sampling,
+    time_zone: &str,
+) -> SqlResult<String> {
     let at = match source.column(&columns.at)?.base_type {
         pg_sys::TIMESTAMPTZOID => quoted(&columns.at),
         _ => format!(
@@ -243,7 +295,14 @@ fn select_points(source: &Source, columns: &Columns, time_zone: &str) -> SqlResu
             spi::quote_literal(time_zone)
         ),
     };
-    source.column(&columns.value)?;
+    let value = match &columns.value {
+        Some(name) => {
+            source.column(name)?;
+            let cast = if sampling.aggregate.counts() { "" } else { "::pg_catalog.float8" };
+            format!("({}){cast}", quoted(name))
+        }
+        None => "NULL::pg_catalog.float8".to_owned(),
+    };
     let entity = match &columns.entity {
         Some(name) => {
             source.column(name)?;
@@ -259,9 +318,8 @@ fn select_points(source: &Source, columns: &Columns, time_zone: &str) -> SqlResu
         None => "NULL".to_owned(),
     };
     Ok(format!(
-        "SELECT ({at})::pg_catalog.timestamptz, ({})::pg_catalog.float8, {entity}, \
+        "SELECT ({at})::pg_catalog.timestamptz, {value}, {entity}, \
             ({trials})::pg_catalog.float8 FROM {} AS q",
-        quoted(&columns.value),
         source.table_expression()
     ))
 }
@@ -276,6 +334,22 @@ fn is_query(text: &str) -> bool {
     ["SELECT", "WITH", "TABLE", "VALUES"].iter().any(|k| word.eq_ignore_ascii_case(k))
         && text.trim().len() > word.len()
         && text.trim()[word.len()..].starts_with(|c: char| c.is_whitespace() || c == '(')
+}
+
+/// Whether a column may name an entity by itself: text in its forms, uuid, enums.
+fn is_text_like(oid: pg_sys::Oid) -> SqlResult<bool> {
+    let text =
+        [pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::BPCHAROID, pg_sys::NAMEOID, pg_sys::UUIDOID];
+    if text.contains(&oid) {
+        return Ok(true);
+    }
+    let is_enum = sql::row(
+        "SELECT typtype OPERATOR(pg_catalog.=) 'e' FROM pg_catalog.pg_type \
+         WHERE oid OPERATOR(pg_catalog.=) $1",
+        &[oid.into()],
+        |row| row.must::<bool>(1),
+    )?;
+    Ok(is_enum.unwrap_or(false))
 }
 
 fn is_time(oid: pg_sys::Oid) -> bool {

@@ -7,7 +7,7 @@ use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
 use crate::{
     detector::{
         catalog::DetectorRow,
-        scan::{lock, point_of, read_points},
+        scan::{lock, read_points},
         states::EntityStates,
     },
     error::{SqlResult, from_core, report},
@@ -111,7 +111,7 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
             pgrx::check_for_interrupts!();
             worker::progress_report(rows_read as i64);
         }
-        let Some(point) = point_of(read) else { return Ok(()) };
+        let Some(point) = row.sampling.read(read).and_then(|r| r.point()) else { return Ok(()) };
         let at = point.at;
         let entity = read.with_bytes(2, <[u8]>::to_vec).unwrap_or_default();
         if alerted.get(&entity).is_some_and(|of| of.iter().any(|p| p.contains(&at))) {

@@ -13,6 +13,7 @@ use crate::{
     detector::{
         catalog::DetectorRow,
         create_detector::{FeedSetting, Settings, create},
+        sampling::{Sampling, Wanted},
         scan::lock,
         source::{Columns, Named, Source},
         train,
@@ -54,6 +55,8 @@ fn watch(
     direction: default!(Option<&str>, "'both'"),
     min_effect: default!(Option<f64>, "0"),
     min_relative_effect: default!(Option<f64>, "0"),
+    bucket: default!(Option<Interval>, "NULL"),
+    aggregate: default!(Option<&str>, "'avg'"),
 ) -> Result<
     TableIterator<
         'static,
@@ -81,8 +84,10 @@ fn watch(
     let direction = required(direction, "direction")?;
     let min_effect = required(min_effect, "min_effect")?;
     let min_relative_effect = required(min_relative_effect, "min_relative_effect")?;
+    let aggregate = required(aggregate, "aggregate")?;
+    let sampling = Sampling::check(&Wanted { kind, trials, bucket, aggregate, time_zone })?;
     let resolved = Source::resolve(source)?;
-    let columns = Columns::choose(&resolved, &Named { value, at, entity, trials })?;
+    let columns = Columns::choose(&resolved, &Named { value, at, entity, trials }, &sampling)?;
     let every = match (every, cron) {
         (None, None) => Some(
             Interval::new(0, 0, 60_000_000)
@@ -99,7 +104,8 @@ fn watch(
         )?,
         None => None,
     };
-    let default_name = format!("{}_{}", relation_name.as_deref().unwrap_or("query"), columns.value);
+    let metric = sampling.label(columns.value.as_deref(), aggregate);
+    let default_name = format!("{}_{metric}", relation_name.as_deref().unwrap_or("query"));
     let schedule = match (&every, cron) {
         (Some(every), _) => format!("every {}", interval_text(*every)?),
         (None, cron) => format!("at {} ({time_zone})", cron.unwrap_or_default()),
@@ -108,12 +114,12 @@ fn watch(
         name: Some(name.unwrap_or(&default_name)),
         anomaly_type,
         strategy,
-        metric_name: &columns.value,
+        metric_name: &metric,
         entity_type,
         feed: FeedSetting::Source {
             text: source,
             columns: Named {
-                value: Some(&columns.value),
+                value: columns.value.as_deref(),
                 at: Some(&columns.at),
                 entity: columns.entity.as_deref(),
                 trials: columns.trials.as_deref(),
@@ -134,15 +140,24 @@ fn watch(
         direction,
         min_effect,
         min_relative_effect,
+        bucket,
+        aggregate,
         params: params.0,
         trained_by_caller: session::session_user() == session::current_user(),
     })?;
 
     let row = DetectorRow::load(&detector)?;
     let mut chosen = format!(
-        "{}: value {}, at {}, {}; {}, {schedule}; {}",
+        "{}: {}, at {}, {}; {}, {schedule}; {}",
         if resolved.relation.is_some() { resolved.text.as_str() } else { "query" },
-        columns.value,
+        match (&columns.value, bucket) {
+            (value, Some(bucket)) => format!(
+                "{aggregate} of {} per {}",
+                value.as_deref().unwrap_or("rows"),
+                interval_text(bucket)?
+            ),
+            (value, None) => format!("value {}", value.as_deref().unwrap_or_default()),
+        },
         columns.at,
         match &columns.entity {
             Some(entity) => format!("entity {entity}"),

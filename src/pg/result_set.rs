@@ -11,6 +11,8 @@ pub struct ResultSet {
     columns: pg_sys::TupleDesc,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
+    /// Holds the values of the current row and nothing else.
+    row_context: pg_sys::MemoryContext,
 }
 
 impl ResultSet {
@@ -26,6 +28,17 @@ impl ResultSet {
             let info = (*fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
             ((*info).setResult, (*info).setDesc, (*(*info).setDesc).natts)
         };
+        // SAFETY: a child of the current context, which lives as long as the call and takes the child
+        // along when it goes.
+        let row_context = unsafe {
+            pg_sys::AllocSetContextCreateExtended(
+                pg_sys::CurrentMemoryContext,
+                c"row of a result".as_ptr(),
+                pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
+            )
+        };
         let count = usize::try_from(count).map_err(|_| {
             report(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "a result without columns")
         })?;
@@ -34,12 +47,20 @@ impl ResultSet {
             columns,
             values: Vec::with_capacity(count),
             nulls: Vec::with_capacity(count),
+            row_context,
         })
     }
 
     /// Appends a column to the current row.
     pub fn column<T: IntoDatum>(&mut self, value: Option<T>) -> &mut Self {
-        let datum = value.and_then(IntoDatum::into_datum);
+        // SAFETY: the context lives as long as `self`, and the one before comes back at once: making
+        // a datum runs no SQL.
+        let datum = unsafe {
+            let before = pg_sys::MemoryContextSwitchTo(self.row_context);
+            let datum = value.and_then(IntoDatum::into_datum);
+            pg_sys::MemoryContextSwitchTo(before);
+            datum
+        };
         self.nulls.push(datum.is_none());
         self.values.push(datum.unwrap_or(pg_sys::Datum::from(0)));
         self
@@ -68,6 +89,8 @@ impl ResultSet {
                 self.nulls.as_mut_ptr(),
             );
         }
+        // SAFETY: nothing refers to the values of the row any more.
+        unsafe { pg_sys::MemoryContextReset(self.row_context) };
         self.values.clear();
         self.nulls.clear();
         Ok(())

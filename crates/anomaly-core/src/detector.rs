@@ -133,6 +133,15 @@ fn at_least(name: &str, value: u64, least: u64) -> Result<()> {
     Err(Error::invalid(format!("{name} is {value}"), format!("{name} must be at least {least}.")))
 }
 
+/// When a point is an anomaly, by the threshold or else by the promised rate of alerts.
+fn rule(config: &DetectorConfig, points_per_day: f64) -> Rule {
+    // Each alert takes fire_after anomalous points of its own, so that alerts_per_day of them
+    // take at least so many times more points, however these depend on each other.
+    let points_to_alert = config.alerts_per_day * f64::from(config.fire_after);
+    let alpha = (points_to_alert / points_per_day).clamp(1e-12, 0.05);
+    Rule::new(config.threshold, libm::log(alpha))
+}
+
 impl Detector {
     /// `InvalidParameter` names the setting and its range; `Unsupported`: see [`strategy`].
     pub fn new(config: DetectorConfig) -> Result<Self> {
@@ -155,12 +164,16 @@ impl Detector {
         if config.metric_name.is_empty() {
             return Err(Error::invalid("metric_name is empty", "Name what is measured."));
         }
-        // Each alert takes fire_after anomalous points of its own, so that alerts_per_day of them
-        // take at least so many times more points, however these depend on each other.
-        let points_to_alert = config.alerts_per_day * f64::from(config.fire_after);
-        let alpha = (points_to_alert / points_per_day).clamp(1e-12, 0.05);
-        let rule = Rule::new(config.threshold, libm::log(alpha));
+        let rule = rule(&config, points_per_day);
         Ok(Detector { strategy, config, rule })
+    }
+
+    /// The same detector, told how many points a day there are over all entities.
+    pub fn with_points_per_day(mut self, points_per_day: f64) -> Result<Self> {
+        positive("points_per_day", points_per_day)?;
+        self.rule = rule(&self.config, points_per_day);
+        self.config.points_per_day = Some(points_per_day);
+        Ok(self)
     }
 
     pub fn config(&self) -> &DetectorConfig {

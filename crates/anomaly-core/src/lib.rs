@@ -3,6 +3,7 @@
 //! Times are `i64` microseconds since 2000-01-01 00:00 UTC, PostgreSQL's epoch, everywhere.
 #![forbid(unsafe_code)]
 
+pub mod bucket;
 pub mod calendar;
 pub mod calibration;
 pub mod codec;

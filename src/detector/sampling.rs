@@ -1,0 +1,241 @@
+//! How the rows of a source become points: one by one, or a bucket of them at a time.
+//!
+//! Rows are aggregated by the server, with one GROUP BY over the window. A bucket's point has the
+//! time of its start. The end of a window is the start of the bucket that is still going on, so that
+//! no part of a bucket is ever judged.
+
+use anomaly_core::{Point, bucket::Bucket, bucket::Length, calendar::Calendar, strategy::Kind};
+use pgrx::{datum::Interval, spi};
+
+use crate::{
+    error::{SqlResult, from_core, invalid},
+    pg::stream,
+};
+
+const AGGREGATES: &str = "aggregates are avg, sum, count, count_distinct, min, max, median, stddev, first, last, and \
+                          percentiles such as p95 and p99.9";
+
+/// What is made of the rows of a bucket.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Aggregate {
+    Avg,
+    Sum,
+    /// Of the rows; with a value column, of those in which it is not NULL.
+    Count,
+    CountDistinct,
+    Min,
+    Max,
+    Stddev,
+    First,
+    Last,
+    /// Interpolated between values; 0.5 is the median.
+    Quantile(f64),
+}
+
+impl Aggregate {
+    /// # Errors
+    /// 22023 listing the aggregates.
+    pub fn parse(text: &str) -> SqlResult<Aggregate> {
+        let percentile = || {
+            let digits = text.strip_prefix('p')?;
+            let plain = digits.chars().all(|c| c.is_ascii_digit() || c == '.');
+            let percent = digits.parse::<f64>().ok().filter(|_| plain && digits.len() <= 9)?;
+            (percent > 0.0 && percent < 100.0).then_some(Aggregate::Quantile(percent / 100.0))
+        };
+        Ok(match text {
+            "avg" => Aggregate::Avg,
+            "sum" => Aggregate::Sum,
+            "count" => Aggregate::Count,
+            "count_distinct" => Aggregate::CountDistinct,
+            "min" => Aggregate::Min,
+            "max" => Aggregate::Max,
+            "stddev" => Aggregate::Stddev,
+            "first" => Aggregate::First,
+            "last" => Aggregate::Last,
+            "median" => Aggregate::Quantile(0.5),
+            _ => percentile()
+                .ok_or_else(|| invalid(format!("unknown aggregate \"{text}\""), AGGREGATES))?,
+        })
+    }
+
+    /// Whether it counts, so that its value column may be of any type.
+    pub fn counts(self) -> bool {
+        matches!(self, Aggregate::Count | Aggregate::CountDistinct)
+    }
+
+    /// Whether it can do without a value column.
+    pub fn counts_rows(self) -> bool {
+        self == Aggregate::Count
+    }
+
+    /// The call over `p.value` of rows `p`, whose times are `p.at`.
+    fn call(self, has_value: bool) -> String {
+        match self {
+            Aggregate::Avg => "pg_catalog.avg(p.value)".to_owned(),
+            Aggregate::Sum => "pg_catalog.sum(p.value)".to_owned(),
+            Aggregate::Count if !has_value => "pg_catalog.count(*)".to_owned(),
+            Aggregate::Count => "pg_catalog.count(p.value)".to_owned(),
+            Aggregate::CountDistinct => "pg_catalog.count(DISTINCT p.value)".to_owned(),
+            Aggregate::Min => "pg_catalog.min(p.value)".to_owned(),
+            Aggregate::Max => "pg_catalog.max(p.value)".to_owned(),
+            Aggregate::Stddev => "pg_catalog.stddev_samp(p.value)".to_owned(),
+            Aggregate::Quantile(q) => {
+                format!("pg_catalog.percentile_cont({q:?}) WITHIN GROUP (ORDER BY p.value)")
+            }
+            Aggregate::First => latest("p.at, p.value"),
+            Aggregate::Last => latest("p.at DESC, p.value DESC"),
+        }
+    }
+}
+
+fn latest(order: &str) -> String {
+    format!(
+        "(pg_catalog.array_agg(p.value ORDER BY {order}) FILTER (WHERE p.value IS NOT NULL))[1]"
+    )
+}
+
+/// What a caller asked for, unchecked.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub kind: Option<&'a str>,
+    pub trials: Option<&'a str>,
+    pub bucket: Option<Interval>,
+    pub aggregate: &'a str,
+    pub time_zone: &'a str,
+}
+
+/// How rows become points, checked.
+#[derive(Debug, Clone)]
+pub struct Sampling {
+    pub kind: Kind,
+    /// `None`: each row is a point.
+    pub bucket: Option<Bucket>,
+    pub aggregate: Aggregate,
+}
+
+impl Sampling {
+    /// Checks the settings against each other.
+    ///
+    /// # Errors
+    /// 22023 with what is valid.
+    pub fn check(wanted: &Wanted) -> SqlResult<Sampling> {
+        let aggregate = Aggregate::parse(wanted.aggregate)?;
+        let bucket = match wanted.bucket {
+            Some(bucket) => {
+                let calendar = Calendar::new(wanted.time_zone).map_err(from_core)?;
+                let (months, days, micros) = (bucket.months(), bucket.days(), bucket.micros());
+                Some(Bucket::new(months, days, micros, calendar).map_err(from_core)?)
+            }
+            None if aggregate != Aggregate::Avg => {
+                return Err(invalid(
+                    format!("aggregate {} without a bucket to aggregate over", wanted.aggregate),
+                    "give for example bucket => '5 minutes', or leave out aggregate",
+                ));
+            }
+            None => None,
+        };
+        let counts = bucket.is_some() && aggregate.counts();
+        let kind = match wanted.kind {
+            Some(kind) => kind.parse().map_err(from_core)?,
+            None if wanted.trials.is_some() => Kind::Ratio,
+            None if counts => Kind::Count,
+            None => Kind::Value,
+        };
+        match (kind, wanted.trials) {
+            (Kind::Ratio, None) => Err(invalid(
+                "kind ratio needs trials: how far a share may stray depends on how many it is of",
+                "name the column with the denominators: trials => 'requests'",
+            )),
+            (Kind::Value | Kind::Count, Some(_)) => Err(invalid(
+                format!("trials belong to kind ratio, not to kind {}", kind.as_str()),
+                "give kind => 'ratio', or leave out trials",
+            )),
+            (Kind::Ratio, _) if bucket.is_some() && aggregate != Aggregate::Avg => Err(invalid(
+                format!("of ratios, aggregate {} is not a ratio", wanted.aggregate),
+                "use aggregate => 'avg': it weighs each ratio by its trials",
+            )),
+            _ => Ok(Sampling { kind, bucket, aggregate }),
+        }
+    }
+
+    /// The bucket up to which everything is over at a time: the end of a window.
+    pub fn settled(&self, until: i64) -> i64 {
+        self.bucket.as_ref().map_or(until, |bucket| bucket.start(bucket.index(until)))
+    }
+
+    /// The point of a row whose columns are `bin or time, value, entity, trials`.
+    pub fn read(&self, row: &stream::Row) -> Option<Reading> {
+        let at = row.int8(0)?;
+        let index = self.bucket.as_ref().map(|bucket| bucket.index_of_bin(at));
+        Some(Reading {
+            at: self.bucket.as_ref().zip(index).map_or(at, |(bucket, index)| bucket.start(index)),
+            value: row.float8(1),
+            trials: row.float8(3).unwrap_or(f64::NAN),
+        })
+    }
+
+    /// Rows `p (at, value, entity, trials)` as points of these columns, one a bucket and entity; the
+    /// rows themselves where there are no buckets.
+    pub fn aggregated(&self, rows: &str, has_value: bool) -> String {
+        let Some(bucket) = &self.bucket else { return rows.to_owned() };
+        let local = || format!("pg_catalog.timezone({}, p.at)", spi::quote_literal(bucket.zone()));
+        let bin = match bucket.length() {
+            Length::Fixed(micros) => format!(
+                "pg_catalog.date_bin('{micros} microseconds', p.at, \
+                 '0001-01-01 00:00:00+00'::pg_catalog.timestamptz)"
+            ),
+            Length::Days(days) => format!(
+                "pg_catalog.date_bin('{days} days', {}, '0001-01-01'::pg_catalog.timestamp)",
+                local()
+            ),
+            Length::Months(months) => {
+                let unit = match months {
+                    1 => "month",
+                    3 => "quarter",
+                    _ => "year",
+                };
+                format!("pg_catalog.date_trunc('{unit}', {})", local())
+            }
+        };
+        let (value, trials) = if self.kind == Kind::Ratio {
+            // The ratio of the whole bucket: each row counts as much as its trials.
+            let known = "FILTER (WHERE p.value IS NOT NULL AND p.trials OPERATOR(pg_catalog.>) 0)";
+            let trials = format!("pg_catalog.sum(p.trials) {known}");
+            let value = format!(
+                "pg_catalog.sum(p.value OPERATOR(pg_catalog.*) p.trials) {known} \
+                 OPERATOR(pg_catalog./) {trials}"
+            );
+            (value, trials)
+        } else {
+            (self.aggregate.call(has_value), "NULL".to_owned())
+        };
+        format!(
+            "SELECT {bin}, ({value})::pg_catalog.float8, COALESCE(p.entity, ''), \
+                ({trials})::pg_catalog.float8 \
+             FROM ({rows}) AS p (at, value, entity, trials) GROUP BY 1, 3"
+        )
+    }
+
+    /// What the value is called: the column, or the aggregate of it.
+    pub fn label(&self, value: Option<&str>, aggregate: &str) -> String {
+        match (&self.bucket, value) {
+            (None, value) => value.unwrap_or("value").to_owned(),
+            (Some(_), Some(value)) => format!("{aggregate}_{value}"),
+            (Some(_), None) => aggregate.to_owned(),
+        }
+    }
+}
+
+/// A row as a point that may have no value.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    pub at: i64,
+    pub value: Option<f64>,
+    pub trials: f64,
+}
+
+impl Reading {
+    pub fn point(&self) -> Option<Point<'static>> {
+        Some(Point { trials: self.trials, ..Point::new(self.at, self.value?) })
+    }
+}

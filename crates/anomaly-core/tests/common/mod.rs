@@ -5,6 +5,9 @@ use anomaly_core::calendar::Calendar;
 use anomaly_core::strategy::{Context, Kind};
 use anomaly_core::{Detector, DetectorConfig, EntityState, Point};
 
+pub mod available;
+pub mod series;
+
 /// SplitMix64.
 pub struct Rng(pub u64);
 

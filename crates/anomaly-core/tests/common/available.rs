@@ -1,0 +1,65 @@
+//! The strategies of this version, as the registry lists them: a strategy that is added there is
+//! tested without being named here.
+
+use anomaly_core::strategy::{Kind, STRATEGIES};
+use anomaly_core::{Detector, DetectorConfig, EntityState, Verdict};
+use serde_json::{Value, json};
+
+use super::series::Sample;
+
+/// Short names of all strategies that can be used.
+pub fn available() -> Vec<&'static str> {
+    STRATEGIES.iter().filter(|s| s.is_available()).map(|s| s.short_name).collect()
+}
+
+/// Whether a registered strategy can be used yet; a test that is about one strategy ends if not.
+pub fn is_available(short_name: &str) -> bool {
+    let info = STRATEGIES.iter().find(|s| s.short_name == short_name);
+    let there = info.unwrap_or_else(|| panic!("no strategy {short_name}")).is_available();
+    if !there {
+        eprintln!("{short_name} is not available in this version: not tested");
+    }
+    there
+}
+
+/// What a strategy must be told before it can judge anything; null where nothing is needed.
+pub fn needed_params(short_name: &str) -> Value {
+    match short_name {
+        "threshold" => json!({"lower": -1000.0, "upper": 1000.0}),
+        _ => Value::Null,
+    }
+}
+
+/// Default settings.
+pub fn defaults(short_name: &str) -> DetectorConfig {
+    DetectorConfig {
+        strategy: short_name.into(),
+        params: needed_params(short_name),
+        ..DetectorConfig::default()
+    }
+}
+
+pub fn of_kind(short_name: &str, kind: Kind) -> DetectorConfig {
+    DetectorConfig { kind, ..defaults(short_name) }
+}
+
+pub fn detector(config: DetectorConfig) -> Detector {
+    Detector::new(config.clone()).unwrap_or_else(|e| panic!("{e:?}: {config:?}"))
+}
+
+pub fn trained_on(detector: &Detector, samples: &[Sample]) -> EntityState {
+    let mut state = detector.new_state();
+    for s in samples {
+        detector.train(&mut state, &s.point());
+    }
+    state
+}
+
+/// Whether two verdicts are the same to the last bit; NaN is the same as NaN.
+pub fn same(a: &Verdict, b: &Verdict) -> bool {
+    let figures = |v: &Verdict| {
+        [v.value, v.expected, v.lower, v.upper, v.statistic, v.ln_p()].map(f64::to_bits)
+    };
+    (a.at, a.direction, a.is_anomaly, a.status) == (b.at, b.direction, b.is_anomaly, b.status)
+        && figures(a) == figures(b)
+}

@@ -1,6 +1,8 @@
 //! The strategies of this version, as the registry lists them: a strategy that is added there is
 //! tested without being named here.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use anomaly_core::strategy::{Kind, STRATEGIES};
 use anomaly_core::{Detector, DetectorConfig, EntityState, Verdict};
 use serde_json::{Value, json};
@@ -10,6 +12,27 @@ use super::series::Sample;
 /// Short names of all strategies that can be used.
 pub fn available() -> Vec<&'static str> {
     STRATEGIES.iter().filter(|s| s.is_available()).map(|s| s.short_name).collect()
+}
+
+/// All that are available but these.
+pub fn others(but: &[&str]) -> Vec<&'static str> {
+    available().into_iter().filter(|s| !but.contains(s)).collect()
+}
+
+/// Runs a test for every strategy and fails with the list of those for which it failed. The variable
+/// STRATEGY picks one.
+pub fn every(test: impl Fn(&'static str)) {
+    each(&available(), test);
+}
+
+/// The same for some of them, those that are not available yet left out.
+pub fn each(strategies: &[&'static str], test: impl Fn(&'static str)) {
+    let wanted = std::env::var("STRATEGY").ok();
+    let wanted = |s: &str| wanted.as_ref().is_none_or(|w| w == s);
+    let failed = |s: &&'static str| catch_unwind(AssertUnwindSafe(|| test(s))).is_err();
+    let there = strategies.iter().copied().filter(|s| wanted(s) && is_available(s));
+    let failed: Vec<_> = there.filter(failed).collect();
+    assert!(failed.is_empty(), "failed for {}", failed.join(", "));
 }
 
 /// Whether a registered strategy can be used yet; a test that is about one strategy ends if not.
@@ -25,7 +48,7 @@ pub fn is_available(short_name: &str) -> bool {
 /// What a strategy must be told before it can judge anything; null where nothing is needed.
 pub fn needed_params(short_name: &str) -> Value {
     match short_name {
-        "threshold" => json!({"lower": -1000.0, "upper": 1000.0}),
+        "threshold" => json!({"min": -1000, "max": 1000}),
         _ => Value::Null,
     }
 }

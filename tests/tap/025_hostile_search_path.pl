@@ -154,6 +154,8 @@ SELECT detector, severity FROM anomaly.process_data_point('{"load": 99, "entity_
 SELECT detector, status, enabled, strategy, metric_name, source, threshold, params, points_processed, anomalies_detected, model_version, trained_rows, entities FROM anomaly.detectors ORDER BY detector;
 SELECT detector, status, severity, entity, points, value, expected, lower, upper, deviation, description, suggestion, is_critical FROM anomaly.alerts ORDER BY detector, entity;
 SELECT detector, version, active, entities, shared_bytes FROM anomaly.models ORDER BY detector, version;
+SELECT entity, strategy, status, points, expected_alerts_per_day FROM anomaly.explain_detector('created');
+SELECT entity, strategy, status, points, expected_alerts_per_day FROM anomaly.explain_detector('watched', 'no such');
 SELECT metric, entity, value FROM anomaly.samples ORDER BY metric, value;
 SELECT * FROM anomaly.strategies ORDER BY strategy;
 SELECT * FROM anomaly.anomaly_types ORDER BY anomaly_type;

@@ -123,8 +123,11 @@ impl Usual {
             own - apart
         } else {
             let r = 1.0 / self.alpha;
-            let own = if x > 0.0 { x * (r * apart / (self.rate * (x + r))).ln_1p() } else { 0.0 };
-            own - r * (apart / (self.rate + r)).ln_1p()
+            let (rate, mut own) = (self.rate, 0.0);
+            if x > 0.0 {
+                own = x * ln_ratio(x * (rate + r), rate * (x + r), r * apart);
+            }
+            own - r * ln_ratio(x + r, rate + r, apart)
         };
         (2.0 * half_deviance.max(0.0)).sqrt().copysign(distance)
     }
@@ -153,6 +156,12 @@ impl Usual {
         }
         (outside, inside)
     }
+}
+
+/// ln(a/b) with a - b given: near 1 the difference keeps digits that the ratio has lost, and far
+/// below 1 it is the other way round.
+fn ln_ratio(a: f64, b: f64, difference: f64) -> f64 {
+    if difference.abs() < 0.5 * b { (difference / b).ln_1p() } else { (a / b).ln() }
 }
 
 fn middle(sorted: &[f64]) -> f64 {
@@ -254,8 +263,13 @@ mod tests {
 
     #[test]
     fn huge_counts_stay_finite() {
-        let j = judged(&[u64::MAX, u64::MAX, 1, 0, u64::MAX])[2].unwrap();
-        assert!([j.expected, j.lower, j.upper, j.deviation].iter().all(|x| x.is_finite()), "{j:?}");
+        let far_apart = [1 << 63, 0, 177_021_372_071_936, 15_420_325_124_116_578_304, 1 << 62];
+        for counts in [[u64::MAX, u64::MAX, 1, 0, u64::MAX], far_apart] {
+            for j in judged(&counts).into_iter().flatten() {
+                let figures = [j.expected, j.lower, j.upper, j.deviation];
+                assert!(figures.iter().all(|x| x.is_finite()), "{j:?}");
+            }
+        }
     }
 
     #[test]

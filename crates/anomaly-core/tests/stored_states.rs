@@ -91,6 +91,22 @@ fn damage_is_found_and_named() {
     }
 }
 
+/// Otherwise the next points would make an infinity of it, and the state could not be read again.
+#[test]
+fn sums_beyond_any_values_are_refused() {
+    let detector = with_alpha("statistical_zscore", 0.001);
+    let bytes = state_bytes("statistical_zscore", false);
+    let (algorithm, payload) = codec::unwrap(&bytes).unwrap();
+    // it ends with the mean, the sum of squares and a byte for the unit
+    for behind in [17, 9] {
+        let mut damaged = payload.to_vec();
+        let at = damaged.len() - behind;
+        damaged[at..at + 8].copy_from_slice(&1e305_f64.to_le_bytes());
+        let error = detector.decode_state(&codec::wrap(algorithm, &damaged).unwrap()).err();
+        assert!(matches!(&error, Some(Error::Corrupted(m)) if m.contains("beyond")), "{error:?}");
+    }
+}
+
 /// Payloads with a valid envelope but arbitrary content: what decodes must also be usable.
 fn check_payload(name: &str, payload: &[u8]) {
     let detector = with_alpha(name, 0.001);

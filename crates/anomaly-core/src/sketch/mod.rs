@@ -341,9 +341,9 @@ impl<'a> View<'a> {
         self.words[word::POSITIVE_INFS] + self.words[word::NEGATIVE_INFS]
     }
 
-    /// Moments of the finite values.
-    pub fn moments(&self) -> Result<Moments> {
-        let stored = Moments {
+    /// Moments of the values that have been folded.
+    fn stored_moments(&self) -> Moments {
+        Moments {
             n: self.words[word::COUNT],
             min: self.float(word::MIN),
             max: self.float(word::MAX),
@@ -352,7 +352,12 @@ impl<'a> View<'a> {
             m3: self.float(word::M3),
             m4: self.float(word::M4),
             scale: low(self.words[word::SCALE]) as u32 as i32,
-        };
+        }
+    }
+
+    /// Moments of the finite values.
+    pub fn moments(&self) -> Result<Moments> {
+        let stored = self.stored_moments();
         let folded = high(self.words[word::FILL]);
         if folded == self.fill() {
             return Ok(stored);
@@ -496,24 +501,18 @@ impl<'a> View<'a> {
 
     /// Checks the values too: finite, sorted, between the extremes.
     fn check_values(&self) -> Result<()> {
-        let numbers = [word::MEAN, word::M2, word::M3, word::M4, word::VARIANCE];
-        if numbers.iter().any(|at| !self.float(*at).is_finite())
-            || self.float(word::M2) < 0.0
-            || self.float(word::M4) < 0.0
-            || self.float(word::VARIANCE) < 0.0
+        let stored = self.stored_moments();
+        if !stored.plausible() {
+            return Err(corrupted("has impossible extremes or moments"));
+        }
+        // Each compaction makes values fewer, and adds 4^h for a level h below the top one at most.
+        let compactions = self.words[word::COMPACTIONS];
+        let most = compactions as f64 * libm::scalbn(1.0, 2 * self.above() as i32);
+        if compactions > stored.n
+            || !(0.0..=most).contains(&self.float(word::VARIANCE))
             || (self.words[word::COINS] | self.words[word::OWED]) >> (MAX_LEVELS + 1) != 0
         {
-            return Err(corrupted("has impossible moments"));
-        }
-        let stored = Moments {
-            n: self.words[word::COUNT],
-            min: self.float(word::MIN),
-            max: self.float(word::MAX),
-            ..Moments::default()
-        };
-        let scale = low(self.words[word::SCALE]) as u32 as i32;
-        if !stored.plausible(scale, self.float(word::MEAN)) {
-            return Err(corrupted("has impossible extremes"));
+            return Err(corrupted("has impossible compactions"));
         }
         let within = |x: f64| x >= stored.min && x <= stored.max;
         let folded = high(self.words[word::FILL]);

@@ -121,32 +121,41 @@ impl Moments {
         if scale == self.scale {
             return *self;
         }
-        let shift = self.scale - scale;
+        // saturating, because a damaged value may hold any exponent
+        let shift = self.scale.saturating_sub(scale);
+        let scaled = |v: f64, power: i32| libm::scalbn(v, shift.saturating_mul(power));
         Moments {
-            mean: libm::scalbn(self.mean, shift),
-            m2: libm::scalbn(self.m2, 2 * shift),
-            m3: libm::scalbn(self.m3, 3 * shift),
-            m4: libm::scalbn(self.m4, 4 * shift),
+            mean: scaled(self.mean, 1),
+            m2: scaled(self.m2, 2),
+            m3: scaled(self.m3, 3),
+            m4: scaled(self.m4, 4),
             scale,
             ..*self
         }
     }
 
-    /// Whether stored extremes, scale and mean fit to the count and to each other.
-    pub(super) fn plausible(&self, scale: i32, mean: f64) -> bool {
+    /// Whether the figures fit to the count and to each other. Sums beyond those of any values with
+    /// these extremes could overflow as more are added, and the result could not be read again.
+    pub(super) fn plausible(&self) -> bool {
         if self.n == 0 {
-            return self.min == f64::INFINITY && self.max == f64::NEG_INFINITY && scale == 0;
+            return self.min == f64::INFINITY && self.max == f64::NEG_INFINITY && self.scale == 0;
         }
-        self.min.is_finite()
-            && self.max.is_finite()
-            && self.min <= self.max
-            && scale == scale_for(self.min, self.max)
-            && mean.abs() <= 2.0 * libm::scalbn(self.min.abs().max(self.max.abs()), -scale)
+        let sound = self.min.is_finite() && self.max.is_finite() && self.min <= self.max;
+        if !sound || self.scale != scale_for(self.min, self.max) {
+            return false;
+        }
+        let widest = 2.0 * libm::scalbn(self.min.abs().max(self.max.abs()), -self.scale);
+        let n = self.n as f64;
+        self.mean.abs() <= widest
+            && (0.0..=n * widest * widest).contains(&self.m2)
+            && self.m3.abs() <= n * widest * widest * widest
+            && (0.0..=n * widest * widest * widest * widest).contains(&self.m4)
     }
 
     /// Arithmetic mean; `None` without values.
     pub fn mean(&self) -> Option<f64> {
-        (self.n > 0).then(|| libm::scalbn(self.mean, self.scale).clamp(self.min, self.max))
+        // not clamp, which panics where a damaged value gives bounds that are none
+        (self.n > 0).then(|| libm::scalbn(self.mean, self.scale).max(self.min).min(self.max))
     }
 
     /// Sample variance (divisor n - 1); `None` with fewer than two values, an error where it

@@ -246,5 +246,6 @@ fn interpolate(a: (f64, f64), b: (f64, f64), at: f64) -> f64 {
     } else {
         a.1 * (1.0 - share) + b.1 * share
     };
-    value.clamp(a.1, b.1)
+    // not clamp, which panics where a damaged value gives bounds that are none
+    value.max(a.1).min(b.1)
 }

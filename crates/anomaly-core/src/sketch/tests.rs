@@ -366,6 +366,43 @@ fn sealed(words: &[u64]) -> Vec<u8> {
     bytes
 }
 
+#[test]
+fn figures_beyond_any_values_are_refused() {
+    let sketch = sketch_of(&reference(700), 128);
+    let words = sketch.words()[..sketch.view().unwrap().used()].to_vec();
+    assert!(Sketch::decode(&sealed(&words)).is_ok());
+    for at in [word::MEAN, word::M2, word::M3, word::M4, word::VARIANCE] {
+        for figure in [f64::MAX, f64::NAN] {
+            let mut damaged = words.clone();
+            damaged[at] = figure.to_bits();
+            assert!(matches!(Sketch::decode(&sealed(&damaged)), Err(Error::Corrupted(_))), "{at}");
+        }
+    }
+    let mut damaged = words.clone();
+    damaged[word::COMPACTIONS] = u64::MAX;
+    assert!(matches!(Sketch::decode(&sealed(&damaged)), Err(Error::Corrupted(_))));
+}
+
+/// A value in a table is checked for structure only.
+#[test]
+fn damaged_stored_values_do_not_panic() {
+    let sketch = sketch_of(&reference(700), 128);
+    for (at, bits) in [
+        (word::MIN, f64::NAN.to_bits()),
+        (word::MAX, f64::NAN.to_bits()),
+        (word::MIN, f64::MAX.to_bits()),
+        (word::SCALE, sketch.words()[word::SCALE] | 0x7fff_ffff),
+    ] {
+        let mut words = sketch.words().to_vec();
+        words[at] = bits;
+        let view = View::new(&words).unwrap();
+        let _ = (view.quantiles([0.001, 0.5, 0.999]), view.robust());
+        view.moments().unwrap().mean();
+        let other = words.clone();
+        let _ = merge(&mut words, &other);
+    }
+}
+
 /// Everything that a decoded sketch is used for.
 fn exercise(sketch: &Sketch) {
     let view = sketch.view().unwrap();

@@ -3,13 +3,14 @@
 use crate::Result;
 use crate::codec::Reader;
 
-/// Beyond this the squares of deviations come near overflow, and the state changes to large units.
-const LARGE: f64 = 1e150;
+/// Beyond this the state changes to large units: the squared deviations of as many values of this
+/// size as can be counted, 2^63, add up to 1e307 at most.
+const LARGE: f64 = 1e144;
 /// 2^-600: a power of two, so that changing units rounds nothing.
 const UNIT: f64 = 2.409_919_865_102_884e-181;
 
 /// Count, mean and sum of squared deviations by Welford's method (Welford 1962), in units of
-/// 2^600 once a value beyond 1e150 was seen, so that ±1e308 does not overflow.
+/// 2^600 once a value beyond 1e144 was seen, so that ±1e308 does not overflow.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Moments {
     count: u64,
@@ -73,15 +74,19 @@ impl Moments {
         if count > i64::MAX as u64 {
             return Err(reader.corrupted("count out of range"));
         }
-        Ok(Moments {
-            count,
-            mean: reader.finite("mean")?,
-            m2: reader.non_negative("sum of squares")?,
-            large: match reader.u8()? {
-                0 => false,
-                1 => true,
-                _ => return Err(reader.corrupted("unknown unit")),
-            },
-        })
+        let mean = reader.finite("mean")?;
+        let m2 = reader.non_negative("sum of squares")?;
+        let large = match reader.u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(reader.corrupted("unknown unit")),
+        };
+        // Values within ±x have squared deviations of x² at most on average. Twice that and a little,
+        // for rounding; what is beyond would overflow before long, and could not be read then.
+        let x = if large { f64::MAX * UNIT } else { LARGE };
+        if mean.abs() > 1.000_001 * x || m2 > 2.0 * x * x * count as f64 {
+            return Err(reader.corrupted("mean or sum of squares beyond any values"));
+        }
+        Ok(Moments { count, mean, m2, large })
     }
 }

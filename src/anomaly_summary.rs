@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 
+use anomaly_core::codec;
 use anomaly_core::sketch::{Robust, Sketch};
 use pgrx::prelude::*;
 
@@ -125,33 +126,15 @@ fn anomaly_sketch_in(input: &CStr) -> SqlResult<SketchValue> {
         )
         .set_hint("use text that anomaly_sketch has given out: \\x and an even number of hexadecimal digits")
     };
-    let digits = input.to_bytes().strip_prefix(b"\\x").ok_or_else(malformed)?;
-    if digits.len() % 2 != 0 {
-        return Err(malformed());
-    }
     // The input is already in memory, so its own length bounds what is allocated here.
-    let bytes: Option<Vec<u8>> = digits
-        .chunks_exact(2)
-        .map(|pair| Some((hex_digit(pair[0])? << 4) | hex_digit(pair[1])?))
-        .collect();
-    let sketch = Sketch::decode(&bytes.ok_or_else(malformed)?).map_err(from_core)?;
+    let bytes = codec::from_text(input.to_bytes()).ok_or_else(malformed)?;
+    let sketch = Sketch::decode(&bytes).map_err(from_core)?;
     Ok(SketchValue(sketch.words().to_vec()))
-}
-
-fn hex_digit(c: u8) -> Option<u8> {
-    (c as char).to_digit(16).map(|digit| digit as u8)
 }
 
 #[pg_extern(immutable, strict, parallel_safe, requires = ["anomaly_sketch_shell"])]
 fn anomaly_sketch_out(sketch: SketchArg<'_>) -> SqlResult<CString> {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let bytes = sketch.view()?.encode();
-    let mut text = Vec::with_capacity(2 + 2 * bytes.len());
-    text.extend_from_slice(b"\\x");
-    for byte in bytes {
-        text.push(DIGITS[usize::from(byte >> 4)]);
-        text.push(DIGITS[usize::from(byte & 15)]);
-    }
+    let text = codec::to_text(&sketch.view()?.encode());
     CString::new(text)
         .map_err(|_| report(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, "zero byte in output"))
 }

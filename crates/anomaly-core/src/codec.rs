@@ -81,6 +81,29 @@ pub fn unwrap(bytes: &[u8]) -> Result<(u16, &[u8])> {
     Ok((algorithm, payload))
 }
 
+/// `\x` and the bytes in hexadecimal, as PostgreSQL writes bytea.
+pub fn to_text(bytes: &[u8]) -> Vec<u8> {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = Vec::with_capacity(2 + 2 * bytes.len());
+    text.extend_from_slice(b"\\x");
+    for byte in bytes {
+        text.push(DIGITS[usize::from(byte >> 4)]);
+        text.push(DIGITS[usize::from(byte & 15)]);
+    }
+    text
+}
+
+/// Reads what [`to_text`] wrote, and capital digits; `None` for anything else. Allocates half the
+/// text's length at most.
+pub fn from_text(text: &[u8]) -> Option<Vec<u8>> {
+    let digit = |c: u8| Some((c as char).to_digit(16)? as u8);
+    let (pairs, rest) = text.strip_prefix(b"\\x")?.as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+}
+
 /// Reads little-endian fields; every read is checked against what is left.
 pub struct Reader<'a> {
     bytes: &'a [u8],

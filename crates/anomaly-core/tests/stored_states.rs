@@ -1,10 +1,9 @@
-//! Stored states: golden bytes, and decoding that survives anything.
+//! Stored states: golden bytes, and damage that is found. `fuzz_targets.rs` has what passes the checksum.
 
 mod common;
 
 use anomaly_core::{Detector, Error, Point, codec};
 use common::{config, trained, with_alpha};
-use proptest::prelude::*;
 
 fn state_bytes(name: &str, open: bool) -> Vec<u8> {
     let detector = with_alpha(name, 0.001);
@@ -104,51 +103,5 @@ fn sums_beyond_any_values_are_refused() {
         damaged[at..at + 8].copy_from_slice(&1e305_f64.to_le_bytes());
         let error = detector.decode_state(&codec::wrap(algorithm, &damaged).unwrap()).err();
         assert!(matches!(&error, Some(Error::Corrupted(m)) if m.contains("beyond")), "{error:?}");
-    }
-}
-
-/// Payloads with a valid envelope but arbitrary content: what decodes must also be usable.
-fn check_payload(name: &str, payload: &[u8]) {
-    let detector = with_alpha(name, 0.001);
-    let algorithm = detector.strategy().algorithm();
-    let bytes = codec::wrap(algorithm, payload).unwrap();
-    if let Ok(mut state) = detector.decode_state(&bytes) {
-        for x in [0.0, -1e300, 1e300, f64::NAN, f64::INFINITY, 5e-324] {
-            let outcome = detector.process(&mut state, None, &Point::new(0, x));
-            let v = outcome.verdict;
-            assert!(v.deviation() <= 1e6 || v.value.is_nan());
-            detector.description(&v);
-        }
-        for i in 0..300 {
-            detector.process(&mut state, None, &Point::new(i, i as f64));
-        }
-        detector.encode_state(&state).unwrap();
-    }
-}
-
-proptest! {
-    #[test]
-    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), pick in 0..3usize) {
-        let detector = with_alpha(common::STRATEGIES[pick], 0.001);
-        prop_assert!(detector.decode_state(&bytes).is_err());
-        check_payload(common::STRATEGIES[pick], &bytes);
-    }
-
-    /// A sound state with some bytes overwritten and a checksum that fits.
-    #[test]
-    fn plausible_damage_never_panics(
-        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
-        pick in 0..3usize,
-        open in any::<bool>(),
-    ) {
-        let name = common::STRATEGIES[pick];
-        let bytes = state_bytes(name, open);
-        let (_, payload) = codec::unwrap(&bytes).unwrap();
-        let mut payload = payload.to_vec();
-        for (at, byte) in edits {
-            let at = at.index(payload.len());
-            payload[at] = byte;
-        }
-        check_payload(name, &payload);
     }
 }

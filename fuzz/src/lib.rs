@@ -1,0 +1,273 @@
+//! One function for each kind of input that reaches the core crate as bytes or text, with what has
+//! to hold whatever the input is, and seeds for it. The fuzzers in `fuzz_targets` call them, and so
+//! does `crates/anomaly-core/tests/fuzz_targets.rs`, which compiles this file on stable Rust.
+
+use anomaly_core::schedule::CronSchedule;
+use anomaly_core::sketch::{self, Sketch, View};
+use anomaly_core::strategy::{Kind, STRATEGIES};
+use anomaly_core::{Detector, DetectorConfig, EntityState, Point, codec, host, progress, volume};
+
+/// A fuzzer by the name of its file in `fuzz_targets`.
+pub struct Target {
+    pub name: &'static str,
+    pub run: fn(&[u8]),
+    /// Inputs that get past the first checks.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+pub const TARGETS: &[Target] = &[
+    Target { name: "sketch_bytes", run: sketch_bytes, seeds: sketch_bytes_seeds },
+    Target { name: "sketch_text", run: sketch_text, seeds: sketch_text_seeds },
+    Target { name: "entity_state", run: entity_state, seeds: entity_state_seeds },
+    Target { name: "parameters", run: parameters, seeds: parameters_seeds },
+    Target { name: "cron", run: cron, seeds: cron_seeds },
+    Target { name: "volume", run: volume, seeds: volume_seeds },
+    Target { name: "proc", run: proc, seeds: proc_seeds },
+];
+
+fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
+    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+/// First line and the rest.
+fn two_texts(data: &[u8]) -> Option<(&str, &str)> {
+    let text = std::str::from_utf8(data).ok()?;
+    Some(text.split_once('\n').unwrap_or((text, "")))
+}
+
+/// The wire format of anomaly_sketch without its checksum, and the same words as a stored value.
+pub fn sketch_bytes(data: &[u8]) {
+    let mut sealed = data.to_vec();
+    sealed.extend_from_slice(&crc32fast::hash(data).to_le_bytes());
+    if let Ok(sketch) = Sketch::decode(&sealed) {
+        assert_eq!(sketch.encode().as_ref(), Ok(&sealed));
+        use_sketch(sketch);
+    }
+    // A stored value is checked for structure only.
+    let words: Vec<u64> = data.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    if let Ok(view) = View::new(&words) {
+        let _ = (view.moments(), view.median(), view.robust(), view.settled(), view.encode());
+        let mut state = words.clone();
+        if let Ok(sketch::Room::Grow(len)) = sketch::merge(&mut state, &words) {
+            state.resize(len, 0);
+            let _ = sketch::merge(&mut state, &words);
+        }
+        let _ = sketch::make_room(&mut state);
+    }
+}
+
+fn use_sketch(mut sketch: Sketch) {
+    let view = sketch.view().expect("a decoded sketch is sound");
+    let moments = view.moments().expect("a decoded sketch has moments");
+    let _ = (moments.mean(), moments.variance(), moments.skewness(), moments.kurtosis());
+    let _ = (moments.zscore(1.0), view.robust(), view.iqr(), view.iqr_bounds(1.5));
+    assert!(view.rank_error() >= 0.0);
+    if let Some(qs) = view.quantiles([0.0, 0.3, 0.5, 1.0]).expect("the fractions are valid") {
+        assert!(qs.windows(2).all(|pair| pair[0] <= pair[1]), "{qs:?}");
+    }
+    let _ = sketch.merge(&sketch.clone());
+    for i in 0..300 {
+        let _ = sketch.push(f64::from(i));
+    }
+    let bytes = sketch.encode().expect("a sketch in use is sound");
+    assert_eq!(Sketch::decode(&bytes).as_ref().map(Sketch::encode), Ok(Ok(bytes)));
+}
+
+fn sketches() -> Vec<Vec<u8>> {
+    [0, 3, 700]
+        .map(|n| {
+            let mut sketch = Sketch::new(128).expect("the smallest capacity");
+            for i in 0..n {
+                sketch.push(f64::from((i * 37) % 101) / 8.0).expect("there is room");
+            }
+            let _ = (sketch.push(f64::NAN), sketch.push(f64::INFINITY));
+            sketch.push_null();
+            sketch.encode().expect("a sketch in use is sound")
+        })
+        .into()
+}
+
+fn sketch_bytes_seeds() -> Vec<Vec<u8>> {
+    sketches().into_iter().map(|bytes| bytes[..bytes.len() - 4].to_vec()).collect()
+}
+
+/// The text form of `anomaly_sketch`.
+pub fn sketch_text(data: &[u8]) {
+    let Some(bytes) = codec::from_text(data) else { return };
+    assert_eq!(codec::to_text(&bytes), data.to_ascii_lowercase());
+    if let Ok(sketch) = Sketch::decode(&bytes) {
+        assert_eq!(sketch.encode(), Ok(bytes));
+    }
+}
+
+fn sketch_text_seeds() -> Vec<Vec<u8>> {
+    sketches()
+        .iter()
+        .map(|bytes| codec::to_text(bytes))
+        .chain(texts(&["\\x", "\\x0", "x00"]))
+        .collect()
+}
+
+const TEN_MINUTES: i64 = 600_000_000;
+
+/// One detector for each available strategy and kind of value.
+fn detectors() -> impl Iterator<Item = (&'static str, Kind)> {
+    let available = STRATEGIES.iter().filter(|strategy| strategy.is_available());
+    available.flat_map(|strategy| Kind::ALL.map(|kind| (strategy.name, kind)))
+}
+
+fn detector((strategy, kind): (&str, Kind)) -> Detector {
+    // flags one normal point in a thousand
+    let config = DetectorConfig {
+        strategy: strategy.into(),
+        kind,
+        alerts_per_day: 0.001,
+        points_per_day: Some(1.0),
+        ..DetectorConfig::default()
+    };
+    Detector::new(config).expect("an available strategy has defaults")
+}
+
+/// The first byte picks a strategy and a kind of value; the rest is the stored state of an entity
+/// without its envelope.
+pub fn entity_state(data: &[u8]) {
+    let Some((pick, payload)) = data.split_first() else { return };
+    let picks: Vec<_> = detectors().collect();
+    let detector = detector(picks[usize::from(*pick) % picks.len()]);
+    let _ = detector.decode_state(payload);
+    let algorithm = detector.strategy().algorithm();
+    let bytes = codec::wrap(algorithm, payload).expect("it is far below 4 GiB");
+    let Ok(mut state) = detector.decode_state(&bytes) else { return };
+    for x in [0.0, -1e300, 1e300, f64::NAN, f64::INFINITY, 5e-324] {
+        let verdict = detector.process(&mut state, None, &Point::new(0, x)).verdict;
+        assert!(verdict.deviation() <= 1e6 || verdict.value.is_nan(), "{verdict:?}");
+        detector.description(&verdict);
+    }
+    for i in 0..300 {
+        detector.process(&mut state, None, &Point::new(i * TEN_MINUTES, i as f64));
+    }
+    state.model.explain();
+    sound(&detector, &state);
+}
+
+/// A state that could be read must not turn into one that cannot.
+fn sound(detector: &Detector, state: &EntityState) {
+    let bytes = detector.encode_state(state).expect("it is far below 4 GiB");
+    if let Err(error) = detector.decode_state(&bytes) {
+        panic!("{}: {error}", detector.strategy().name());
+    }
+}
+
+fn entity_state_seeds() -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for (pick, which) in detectors().enumerate() {
+        let detector = detector(which);
+        for (points, peak) in [(0, 1.0), (130, 1.0), (130, 99.5)] {
+            let mut state = detector.new_state();
+            for i in 0..points {
+                let value = ((i * 37) % 11) as f64 + 0.25;
+                detector.train(&mut state, &Point::new(i * TEN_MINUTES, value));
+            }
+            detector.process(&mut state, None, &Point::new(points * TEN_MINUTES, peak));
+            let bytes = detector.encode_state(&state).expect("it is far below 4 GiB");
+            let (_, payload) = codec::unwrap(&bytes).expect("it was just sealed");
+            seeds.push([&[pick as u8], payload].concat());
+        }
+    }
+    seeds
+}
+
+/// The name of a strategy, and on the next lines its parameters as JSON.
+pub fn parameters(data: &[u8]) {
+    let Some((strategy, json)) = two_texts(data) else { return };
+    let Ok(params) = serde_json::from_str(json) else { return };
+    let config = DetectorConfig { strategy: strategy.into(), params, ..DetectorConfig::default() };
+    let Ok(detector) = Detector::new(config) else { return };
+    let mut state = detector.new_state();
+    for i in 0..300 {
+        detector.process(&mut state, None, &Point::new(i * TEN_MINUTES, (i % 7) as f64));
+    }
+    sound(&detector, &state);
+}
+
+fn parameters_seeds() -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for strategy in STRATEGIES {
+        let name = strategy.short_name;
+        for params in ["", "{}", "null", "{\"sketch_capacity\": 128}"] {
+            seeds.push(format!("{name}\n{params}").into_bytes());
+        }
+    }
+    seeds
+}
+
+/// A cron expression, and on the next line a time zone (UTC without one).
+pub fn cron(data: &[u8]) {
+    let Some((expression, zone)) = two_texts(data) else { return };
+    let zone = if zone.is_empty() { "UTC" } else { zone };
+    let Ok(schedule) = CronSchedule::new(expression, zone) else { return };
+    for after in [0, 835_000_000_123_456, -10_000_000_000_000_000, i64::MIN, i64::MAX] {
+        if let Ok(next) = schedule.next_fire(after) {
+            assert!(next > after, "{expression:?} in {zone}: {next} is not after {after}");
+        }
+    }
+}
+
+fn cron_seeds() -> Vec<Vec<u8>> {
+    texts(&[
+        "*/5 * * * *",
+        "30 2 * * *\nEurope/Berlin",
+        "*/20 0-7,12 1,15 JAN-MAR,dec MON-FRI",
+        "0 0 29 2 *\nAmerica/New_York",
+        "0 0 L * 5L",
+        "15,45 */20 * * * SUN#2\nAsia/Kolkata",
+        "0 12 15W * *\nAustralia/Lord_Howe",
+        "@hourly",
+    ])
+}
+
+/// Counts per time bucket, eight bytes each.
+pub fn volume(data: &[u8]) {
+    let counts: Vec<u64> =
+        data.as_chunks().0.iter().take(100).map(|count| u64::from_le_bytes(*count)).collect();
+    let judged = volume::judge(&counts, &mut progress::Unbounded).expect("few buckets");
+    assert_eq!(judged.len(), counts.len());
+    for (count, judged) in counts.iter().zip(judged) {
+        let Some(j) = judged else { continue };
+        let figures = [j.expected, j.lower, j.upper, j.deviation];
+        assert!(figures.iter().all(|x| x.is_finite()), "{count} of {counts:?}: {j:?}");
+        assert!(0.0 <= j.lower && j.lower <= j.upper, "{count} of {counts:?}: {j:?}");
+    }
+}
+
+fn volume_seeds() -> Vec<Vec<u8>> {
+    let bytes = |counts: &[u64]| counts.iter().flat_map(|count| count.to_le_bytes()).collect();
+    vec![
+        bytes(&[100, 95, 103, 0, 99, 108, 101, 400, 97, 102]),
+        bytes(&[0, 0, 0, 0, 9]),
+        bytes(&[u64::MAX, u64::MAX, 1, 0, u64::MAX]),
+    ]
+}
+
+/// The text of any of Linux's files that the monitor reads.
+pub fn proc(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Some(found) = host::processors(text) {
+        assert!(found.all.iter().chain(found.each.values()).all(|times| times.busy <= times.total));
+    }
+    if let Some(memory) = host::memory(text) {
+        assert!(memory.available <= memory.total);
+    }
+    assert!(host::load1(text).is_none_or(|load| load >= 0.0 && load.is_finite()));
+    let _ = (host::disks(text), host::interfaces(text));
+}
+
+fn proc_seeds() -> Vec<Vec<u8>> {
+    texts(&[
+        "cpu  7463 12 2201 99999 310 0 55 1 0 0\ncpu0 3700 6 1100 50000 150 0 30 1 0 0\nintr 1\n",
+        "0.20 0.18 0.12 1/80 11206\n",
+        "MemTotal: 24632880 kB\nMemFree: 100 kB\nMemAvailable: 19000000 kB\nBuffers: 1 kB\nCached: 2 kB\n",
+        " 8 0 sda 1 2 300 4 5 6 700 8 0 9 10\n 8 1 sda1 1 2 30 4 5 6 70 8 0 9 10\n 253 0 dm-0 1 0 3 0 5 0 7 0 0 0 0\n",
+        "Inter-| Receive | Transmit\n face |bytes packets\n lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n eth0: 9 1 0 0 0 0 0 0 8 1 0 0 0 0 0 0\n",
+    ])
+}

@@ -17,6 +17,7 @@ pub mod nearest;
 pub mod point;
 pub mod progress;
 pub mod schedule;
+pub mod seasonality;
 pub mod sketch;
 pub mod strategy;
 pub mod system_metrics;

@@ -6,7 +6,9 @@
 mod anomaly_score;
 mod anomaly_summary;
 mod completeness;
+mod decompose;
 mod detect_anomalies;
+mod detect_periods;
 mod detector;
 mod error;
 mod ewma_score;

@@ -279,7 +279,10 @@ impl Detector {
         }
         if warming || !unusual || state.left_out > LEFT_OUT_BUDGET {
             state.model.learn(point);
-        } else if !verdict.is_anomaly {
+        } else {
+            state.model.leave_out(point);
+        }
+        if !warming && unusual && !verdict.is_anomaly && state.left_out <= LEFT_OUT_BUDGET {
             // Unusual in a way that nobody wants to hear of: not an episode, and not normal either.
             state.model.learn_clipped(point);
         }

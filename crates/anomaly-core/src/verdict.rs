@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::distribution::{MAX_DEVIATION, deviation_from_ln_p, ln_p_student_t_two_sided};
+use crate::calibration::SideTail;
+use crate::distribution::{MAX_DEVIATION, deviation_from_ln_p};
 use crate::point::Point;
 use crate::{Error, Result};
 
@@ -159,8 +160,8 @@ impl fmt::Display for Status {
 pub enum Tail {
     /// The natural logarithm of the two-sided p itself, ≤ 0.
     LnP(f64),
-    /// Two-sided tail of Student's t beyond `t` with `dof` degrees of freedom.
-    StudentT { t: f64, dof: f64 },
+    /// What a calibrator says of a residual by a spread with `dof` degrees of freedom.
+    Calibrated { residual: f64, dof: f64, side: SideTail },
 }
 
 /// What a model says about one point.
@@ -204,7 +205,7 @@ impl Verdict {
     pub fn ln_p(&self) -> f64 {
         match self.tail {
             Tail::LnP(ln_p) => ln_p,
-            Tail::StudentT { t, dof } => ln_p_student_t_two_sided(t, dof),
+            Tail::Calibrated { residual, dof, side } => side.ln_p_of_residual(residual, dof),
         }
     }
 

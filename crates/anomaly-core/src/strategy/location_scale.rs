@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 use super::{EntityModel, Rule};
 use crate::Result;
-use crate::calibration::{Alpha, Calibrator, StudentT};
+use crate::calibration::{Alpha, Calibrator};
 use crate::codec::Reader;
 use crate::distribution::MIN_LN_P;
 use crate::point::Point;
@@ -156,7 +156,7 @@ struct Critical {
 /// A baseline with its calibrator: the whole model of one entity.
 pub(super) struct LocationScale<B> {
     baseline: B,
-    calibrator: StudentT,
+    calibrator: Calibrator,
     off_centre: OffCentre,
     /// Count at the last refresh.
     refreshed: u64,
@@ -167,7 +167,7 @@ impl<B: Baseline> LocationScale<B> {
     pub fn new(baseline: B) -> Self {
         LocationScale {
             baseline,
-            calibrator: StudentT::default(),
+            calibrator: Calibrator::default(),
             off_centre: OffCentre::default(),
             refreshed: 0,
             critical: Cell::new(None),
@@ -179,7 +179,7 @@ impl<B: Baseline> LocationScale<B> {
         reader: &mut Reader<'_>,
         baseline: impl FnOnce(&mut Reader<'_>) -> Result<B>,
     ) -> Result<Self> {
-        let calibrator = StudentT::decode(reader)?;
+        let calibrator = Calibrator::decode(reader)?;
         let off_centre =
             OffCentre { count: reader.u64()?, sum_ln: reader.non_negative("distance")? };
         let refreshed = reader.u64()?;
@@ -220,15 +220,24 @@ impl<B: Baseline> LocationScale<B> {
         (finite(fit.centre - below), finite(fit.centre + above))
     }
 
-    /// Learns a point with a finite value.
-    fn absorb(&mut self, point: &Point) {
+    /// Counts the residual of a point with a finite value, which the baseline has not learned.
+    fn calibrate(&mut self, point: &Point, anomalous: bool) {
         if let Some(fit) = self.baseline.fit_for_learning(point) {
             if fit.is_degenerate() {
                 self.off_centre.learn(fit.centre, point.value);
             } else {
-                self.calibrator.learn(fit.residual(point.value), self.dof());
+                let (residual, dof) = (fit.residual(point.value), self.dof());
+                if anomalous {
+                    self.calibrator.learn_anomalous(residual, dof);
+                } else {
+                    self.calibrator.learn(residual, dof);
+                }
             }
         }
+    }
+
+    /// Teaches the baseline a point with a finite value.
+    fn absorb(&mut self, point: &Point) {
         self.baseline.push(point);
         let count = self.baseline.count();
         if refresh_due(count, self.refreshed) {
@@ -304,7 +313,14 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
 
     fn learn(&mut self, point: &Point) {
         if point.value.is_finite() {
+            self.calibrate(point, false);
             self.absorb(point);
+        }
+    }
+
+    fn leave_out(&mut self, point: &Point) {
+        if point.value.is_finite() {
+            self.calibrate(point, true);
         }
     }
 
@@ -315,8 +331,7 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
         let Some(fit) = self.baseline.fit(point) else { return };
         if fit.is_degenerate() {
             // A border point would give a constant series a spread that it does not have; that a
-            // point differed is all there is to learn.
-            self.off_centre.learn(fit.centre, finite(point.value));
+            // point differed is all there is to learn, and known.
             return;
         }
         let (lower, upper) = (fit.centre - BORDER * fit.below, fit.centre + BORDER * fit.above);

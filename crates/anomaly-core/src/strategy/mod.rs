@@ -76,7 +76,11 @@ pub trait EntityModel: Send {
     fn judge(&self, point: &Point, rule: &Rule) -> Verdict;
     /// Learns a point; ignores NaN and infinities.
     fn learn(&mut self, point: &Point);
-    /// Learns an anomalous point as one on the border of normal, moved there if it lies beyond.
+    /// Takes note of an anomalous point that is not learned. What is never counted cannot be rare: a
+    /// calibrator that sees none of them would call more and more points anomalous.
+    fn leave_out(&mut self, _point: &Point) {}
+    /// Learns an anomalous point, left out before, as one on the border of normal, moved there if it
+    /// lies beyond.
     fn learn_clipped(&mut self, point: &Point);
     fn encode(&self, out: &mut Vec<u8>) -> Result<()>;
     /// The strategy's figures behind a verdict, by the names users know. Valid JSON whatever the

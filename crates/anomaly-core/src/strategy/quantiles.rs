@@ -11,7 +11,7 @@ use crate::sketch::{Sketch, Weighted, weighted_quantile};
 /// Range of the parameter `sketch_capacity`, in values, and the default, which keeps a state below
 /// 2 kB.
 const CAPACITIES: std::ops::RangeInclusive<u64> = 128..=4096;
-const DEFAULT_CAPACITY: u64 = 192;
+const DEFAULT_CAPACITY: u64 = 160;
 
 /// The parameter `sketch_capacity`, and nothing else.
 pub(super) fn capacity_param(strategy: &str, params: &Map<String, Value>) -> Result<usize> {

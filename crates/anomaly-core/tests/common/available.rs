@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anomaly_core::strategy::{Kind, STRATEGIES};
-use anomaly_core::{Detector, DetectorConfig, EntityState, Verdict};
+use anomaly_core::{Detector, DetectorConfig, EntityState, Error, Verdict};
 use serde_json::{Value, json};
 
 use super::series::Sample;
@@ -68,6 +68,17 @@ pub fn of_kind(short_name: &str, kind: Kind) -> DetectorConfig {
 
 pub fn detector(config: DetectorConfig) -> Detector {
     Detector::new(config.clone()).unwrap_or_else(|e| panic!("{e:?}: {config:?}"))
+}
+
+/// `None` for a strategy that has no rule of its own and says so.
+pub fn detector_if(config: DetectorConfig) -> Option<Detector> {
+    match Detector::new(config.clone()) {
+        Err(Error::InvalidParameter { message, hint }) if config.threshold.is_some() => {
+            assert!(message.contains("threshold") && !hint.is_empty(), "{message}; {hint}");
+            None
+        }
+        made => Some(made.unwrap_or_else(|e| panic!("{e:?}: {config:?}"))),
+    }
 }
 
 pub fn trained_on(detector: &Detector, samples: &[Sample]) -> EntityState {

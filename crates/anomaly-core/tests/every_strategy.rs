@@ -65,6 +65,9 @@ fn verdict_flaws(detector: &Detector, v: &Verdict) -> Vec<String> {
         check(v.direction == Direction::of(v.value, v.expected), "direction");
     }
     check((v.status == Status::NonFinite) != v.value.is_finite(), "status");
+    // nobody here has a shared model that would call it one
+    let warming = matches!(v.status, Status::Warming { .. });
+    check(!warming || !v.is_anomaly, "an anomaly while warming");
     let config = detector.config();
     if v.status == Status::Ok && config.threshold.is_none() {
         let rare = ln_p < detector.rule().ln_alpha;

@@ -28,7 +28,8 @@ CREATE TABLE anomaly.alert (
     points             integer     NOT NULL,
     -- the most deviating point so far
     peak_at            timestamptz NOT NULL,
-    value              double precision NOT NULL,
+    -- NULL where that there is none is the anomaly
+    value              double precision,
     expected           double precision,
     lower              double precision,
     upper              double precision,

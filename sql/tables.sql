@@ -81,6 +81,8 @@ CREATE TABLE anomaly.detector (
     bucket          interval    CHECK (bucket >= interval '1 second'),
     aggregate       text        NOT NULL DEFAULT 'avg'
                     CHECK (aggregate ~ '^(avg|sum|count|count_distinct|min|max|median|stddev|first|last|p[0-9.]+)$'),
+    on_missing      text        NOT NULL DEFAULT 'ignore'
+                    CHECK (on_missing IN ('ignore', 'zero', 'previous', 'interpolate', 'anomaly')),
     direction       text        NOT NULL DEFAULT 'both' CHECK (direction IN ('both', 'above', 'below')),
     min_effect      double precision NOT NULL DEFAULT 0 CHECK (min_effect >= 0 AND min_effect < 'Infinity'),
     min_relative_effect double precision NOT NULL DEFAULT 0 CHECK (min_relative_effect >= 0 AND min_relative_effect < 'Infinity'),
@@ -90,7 +92,7 @@ CREATE TABLE anomaly.detector (
     updated_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
     CHECK (every IS NULL OR cron IS NULL),
     CHECK ((kind = 'ratio') = (trials_column IS NOT NULL)),
-    CHECK (bucket IS NOT NULL OR aggregate = 'avg')
+    CHECK (bucket IS NOT NULL OR (aggregate = 'avg' AND on_missing = 'ignore'))
 );
 COMMENT ON TABLE anomaly.detector IS 'configuration of each detector; what changes at each scan is in anomaly.detector_state';
 

@@ -1,6 +1,9 @@
 //! `detect_anomalies`: judges every point of a table or query, each by the points before it.
 
-use anomaly_core::{Detector, DetectorConfig, Direction, EntityState, Verdict};
+use anomaly_core::{
+    Detector, DetectorConfig, Direction, EntityState,
+    gaps::{Arrival, OnMissing},
+};
 use pgrx::{JsonB, datum::Interval, pg_sys, prelude::*};
 
 use crate::{
@@ -33,7 +36,7 @@ CREATE FUNCTION detect_anomalies(
     time_zone text DEFAULT 'UTC', params jsonb DEFAULT '{}', kind text DEFAULT NULL,
     trials text DEFAULT NULL, direction text DEFAULT 'both', min_effect double precision DEFAULT 0,
     min_relative_effect double precision DEFAULT 0, bucket interval DEFAULT NULL,
-    aggregate text DEFAULT 'avg')
+    aggregate text DEFAULT 'avg', on_missing text DEFAULT NULL)
 RETURNS TABLE (
     at timestamptz, entity text, value double precision, expected double precision,
     lower double precision, upper double precision, score double precision,
@@ -61,13 +64,15 @@ fn detect_anomalies(
     min_relative_effect: Option<f64>,
     bucket: Option<Interval>,
     aggregate: Option<&str>,
+    on_missing: Option<&str>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> SqlResult<()> {
     let result = ResultSet::begin(fcinfo)?;
     let Some(source) = source else { return Ok(()) };
     let time_zone = time_zone.unwrap_or("UTC");
     let aggregate = aggregate.unwrap_or("avg");
-    let sampling = Sampling::check(&Wanted { kind, trials, bucket, aggregate, time_zone })?;
+    let sampling =
+        Sampling::check(&Wanted { kind, trials, bucket, aggregate, on_missing, time_zone })?;
     let source = Source::resolve(source)?;
     let mut named = Named { value, at, entity, trials };
     named.entity = match entity {
@@ -98,79 +103,108 @@ fn detect_anomalies(
     })
     .map_err(from_core)?;
     let read = read_all_query(&source, &columns, &sampling, time_zone)?;
-    let detector = match points_per_day(&read)? {
+    let Some(extent) = Extent::of(&read)? else { return Ok(()) };
+    let detector = match extent.points_per_day() {
         Some(rate) => detector.with_points_per_day(rate).map_err(from_core)?,
         None => detector,
     };
-    Replay::new(detector, sampling, result).run(&read)
+    let until = sampling.settled(session::now());
+    let until = match &sampling.bucket {
+        // The silence of an entity ends with the last bucket of any.
+        Some(bucket) => bucket.start(bucket.index_of_bin(extent.last) + 1).min(until),
+        None => i64::MAX,
+    };
+    let state = detector.new_state();
+    let mut replay =
+        Replay { output: Output { detector, result }, sampling, state, name: String::new(), until };
+    let mut rows = 0u64;
+    stream::for_each_row(
+        &format!(
+            "SELECT p.at, p.value, COALESCE(p.entity, '') AS entity, p.trials \
+               FROM ({read}) AS p (at, value, entity, trials) \
+              ORDER BY entity COLLATE pg_catalog.\"C\", p.at, p.value"
+        ),
+        &[],
+        &mut |row| {
+            rows += 1;
+            if rows.is_multiple_of(TICK_ROWS) {
+                pgrx::check_for_interrupts!();
+            }
+            replay.row(row)
+        },
+    )?;
+    replay.end_of_entity()
 }
 
 /// One entity after the other, each with a state of its own that goes when the next one comes.
 struct Replay {
-    detector: Detector,
+    output: Output,
     sampling: Sampling,
-    result: ResultSet,
-    entity: String,
+    name: String,
     state: EntityState,
     /// A bucket that begins at this time or later is not over.
-    settled: i64,
+    until: i64,
 }
 
 impl Replay {
-    fn new(detector: Detector, sampling: Sampling, result: ResultSet) -> Self {
-        let state = detector.new_state();
-        let settled =
-            if sampling.bucket.is_some() { sampling.settled(session::now()) } else { i64::MAX };
-        Replay { detector, sampling, result, entity: String::new(), state, settled }
-    }
-
-    fn run(mut self, read: &str) -> SqlResult<()> {
-        let mut rows = 0u64;
-        stream::for_each_row(
-            &format!(
-                "SELECT p.at, p.value, COALESCE(p.entity, '') AS entity, p.trials \
-                   FROM ({read}) AS p (at, value, entity, trials) \
-                  ORDER BY entity COLLATE pg_catalog.\"C\", p.at, p.value"
-            ),
-            &[],
-            &mut |row| {
-                rows += 1;
-                if rows.is_multiple_of(TICK_ROWS) {
-                    pgrx::check_for_interrupts!();
-                }
-                self.row(row)
-            },
-        )
-    }
-
     fn row(&mut self, row: &stream::Row) -> SqlResult<()> {
         let Some(reading) = self.sampling.read(row) else { return Ok(()) };
-        if reading.at >= self.settled {
+        if reading.at >= self.until {
             return Ok(());
         }
-        let same = row.with_bytes(2, |name| name == self.entity.as_bytes());
-        if same == Some(false) {
-            self.entity = row.text(2).unwrap_or_default();
-            self.state = self.detector.new_state();
+        if row.with_bytes(2, |name| name != self.name.as_bytes()) == Some(true) {
+            self.end_of_entity()?;
+            self.name = row.text(2).unwrap_or_default();
+            self.state = self.output.detector.new_state();
         }
-        match reading.point() {
-            Some(point) => {
-                let verdict = self.detector.process(&mut self.state, None, &point).verdict;
-                self.judged(&verdict)
-            }
-            None => self.missing(reading.at),
+        if reading.value.is_none() && self.sampling.on_missing == OnMissing::Ignore {
+            return self.output.without_value(&self.name, reading.at);
         }
+        let (output, name) = (&mut self.output, self.name.as_str());
+        self.sampling.arrive(&mut self.state, &reading, &mut |state, arrival| {
+            output.verdict(name, state, &arrival)
+        })
     }
 
-    fn judged(&mut self, verdict: &Verdict) -> SqlResult<()> {
+    /// What is still missing of the entity.
+    fn end_of_entity(&mut self) -> SqlResult<()> {
+        let (output, name) = (&mut self.output, self.name.as_str());
+        self.sampling.pass(&mut self.state, self.until, &mut |state, arrival| {
+            output.verdict(name, state, &arrival)
+        })
+    }
+}
+
+struct Output {
+    detector: Detector,
+    result: ResultSet,
+}
+
+impl Output {
+    /// Judges a point and answers one row for it.
+    fn verdict(
+        &mut self,
+        entity: &str,
+        state: &mut EntityState,
+        arrival: &Arrival,
+    ) -> SqlResult<()> {
+        let verdict = self.detector.process_arrival(state, None, arrival).verdict;
         let finite = |v: f64| (!v.is_nan()).then_some(v);
-        let reasons: Vec<String> =
-            verdict.is_anomaly.then(|| self.detector.description(verdict)).into_iter().collect();
-        let entity = Some(self.entity.as_str()).filter(|name| !name.is_empty());
+        let mut reasons = Vec::new();
+        if let Arrival::Filled(_) = arrival {
+            reasons.push("no value in this bucket: this one stands in for it".to_owned());
+        }
+        if verdict.is_anomaly {
+            reasons.push(self.detector.description(&verdict));
+        }
+        let value = match arrival {
+            Arrival::Missing { .. } => None,
+            _ => Some(verdict.value),
+        };
         self.result
             .column(Some(sql::timestamptz(verdict.at)?))
-            .column(entity)
-            .column(Some(verdict.value))
+            .column(Some(entity).filter(|name| !name.is_empty()))
+            .column(value)
             .column(finite(verdict.expected))
             .column(finite(verdict.lower))
             .column(finite(verdict.upper))
@@ -184,10 +218,11 @@ impl Replay {
         self.result.end_row()
     }
 
-    /// A row for a point that has a time but no value.
-    fn missing(&mut self, at: i64) -> SqlResult<()> {
-        let entity = Some(self.entity.as_str()).filter(|name| !name.is_empty());
-        self.result.column(Some(sql::timestamptz(at)?)).column(entity);
+    /// A row for what has a time but no value.
+    fn without_value(&mut self, entity: &str, at: i64) -> SqlResult<()> {
+        self.result
+            .column(Some(sql::timestamptz(at)?))
+            .column(Some(entity).filter(|name| !name.is_empty()));
         for _ in 0..7 {
             self.result.column::<f64>(None);
         }
@@ -200,25 +235,38 @@ impl Replay {
     }
 }
 
-/// How many points a day the source has, over all entities; `None` from fewer than two instants.
-fn points_per_day(read: &str) -> SqlResult<Option<f64>> {
-    let mut found = None;
-    stream::for_each_row(
-        &format!(
-            "SELECT pg_catalog.count(p.value), \
-                pg_catalog.min(p.at) FILTER (WHERE p.value IS NOT NULL), \
-                pg_catalog.max(p.at) FILTER (WHERE p.value IS NOT NULL) \
-             FROM ({read}) AS p (at, value, entity, trials)"
-        ),
-        &[],
-        &mut |row| {
-            if let (Some(count), Some(first), Some(last)) = (row.int8(0), row.int8(1), row.int8(2))
-                && last > first
-            {
-                found = Some(count as f64 * DAY / (last as f64 - first as f64));
-            }
-            Ok(())
-        },
-    )?;
-    Ok(found)
+/// How many points the source has, and from when to when.
+struct Extent {
+    points: i64,
+    first: i64,
+    last: i64,
+}
+
+impl Extent {
+    /// `None` without any row.
+    fn of(read: &str) -> SqlResult<Option<Extent>> {
+        let mut found = None;
+        stream::for_each_row(
+            &format!(
+                "SELECT pg_catalog.count(p.value), pg_catalog.min(p.at), pg_catalog.max(p.at) \
+                 FROM ({read}) AS p (at, value, entity, trials)"
+            ),
+            &[],
+            &mut |row| {
+                if let (Some(points), Some(first), Some(last)) =
+                    (row.int8(0), row.int8(1), row.int8(2))
+                {
+                    found = Some(Extent { points, first, last });
+                }
+                Ok(())
+            },
+        )?;
+        Ok(found)
+    }
+
+    /// Points a day, over all entities; `None` where all are at one time.
+    fn points_per_day(&self) -> Option<f64> {
+        let days = (self.last as f64 - self.first as f64) / DAY;
+        (days > 0.0 && self.points > 0).then(|| self.points as f64 / days)
+    }
 }

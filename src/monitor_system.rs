@@ -288,6 +288,7 @@ fn watch(common: &Watch, info: &MetricInfo) -> SqlResult<(String, String)> {
         kind: None,
         bucket: None,
         aggregate: "avg",
+        on_missing: None,
         direction: "both",
         min_effect: 0.0,
         min_relative_effect: 0.0,

@@ -192,7 +192,7 @@ const LOAD: &str = "\
            $2 - d.settle, $2 - d.settle - d.training_window, \
            m.version, m.points_per_day, m.payload, \
            d.trials_column, d.kind, d.direction, d.min_effect, d.min_relative_effect, \
-           m.entities, d.bucket, d.aggregate \
+           m.entities, d.bucket, d.aggregate, d.on_missing \
       FROM anomaly.detector d JOIN anomaly.detector_state s USING (detector) \
       LEFT JOIN anomaly.model m ON m.detector = d.detector AND m.active \
      WHERE d.detector = $1";
@@ -224,6 +224,7 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
         trials: row.get::<String>(29)?.as_deref(),
         bucket: row.get::<Interval>(35)?,
         aggregate: &row.must::<String>(36)?,
+        on_missing: Some(&row.must::<String>(37)?),
         time_zone: &row.must::<String>(14)?,
     })?;
     Ok(DetectorRow {

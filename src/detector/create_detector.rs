@@ -50,6 +50,8 @@ pub struct Settings<'a> {
     /// NULL: each row is a point.
     pub bucket: Option<Interval>,
     pub aggregate: &'a str,
+    /// By default zero where rows are counted, else ignore.
+    pub on_missing: Option<&'a str>,
     pub direction: &'a str,
     pub min_effect: f64,
     pub min_relative_effect: f64,
@@ -90,6 +92,7 @@ fn create_detector(
     min_relative_effect: default!(Option<f64>, "0"),
     bucket: default!(Option<Interval>, "NULL"),
     aggregate: default!(Option<&str>, "'avg'"),
+    on_missing: default!(Option<&str>, "NULL"),
 ) -> SqlResult<String> {
     let anomaly_type = required(anomaly_type, "anomaly_type")?;
     let strategy = required(strategy, "strategy")?;
@@ -144,6 +147,7 @@ fn create_detector(
         min_relative_effect,
         bucket,
         aggregate,
+        on_missing,
         params: params.0,
         trained_by_caller: false,
     })
@@ -241,10 +245,10 @@ pub fn create(settings: Settings) -> SqlResult<String> {
                 source_query, value_column, at_column, entity_column, every, cron, time_zone, \
                 settle, training_window, min_data_points, threshold, alerts_per_day, fire_after, \
                 clear_after, max_entities, params, kind, trials_column, direction, min_effect, \
-                min_relative_effect, bucket, aggregate) \
+                min_relative_effect, bucket, aggregate, on_missing) \
              VALUES ($1, $2::oid, $3, $4, $5, $6, $7, $8, $9::oid, $10, $11, $12, $13, $14, $15, \
                 $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, \
-                $32, $33) \
+                $32, $33, $34) \
              ON CONFLICT DO NOTHING",
             &[
                 detector.as_str().into(),
@@ -280,6 +284,7 @@ pub fn create(settings: Settings) -> SqlResult<String> {
                 settings.min_relative_effect.into(),
                 settings.bucket.into(),
                 settings.aggregate.into(),
+                sampling.on_missing.as_str().into(),
             ],
         )?;
         if inserted == 1 {
@@ -337,6 +342,7 @@ impl Settings<'_> {
             },
             bucket: self.bucket,
             aggregate: self.aggregate,
+            on_missing: self.on_missing,
             time_zone: self.time_zone,
         })
     }

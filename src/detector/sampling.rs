@@ -4,7 +4,13 @@
 //! time of its start. The end of a window is the start of the bucket that is still going on, so that
 //! no part of a bucket is ever judged.
 
-use anomaly_core::{Point, bucket::Bucket, bucket::Length, calendar::Calendar, strategy::Kind};
+use anomaly_core::{
+    EntityState, Point,
+    bucket::{Bucket, Length},
+    calendar::Calendar,
+    gaps::{Arrival, Gaps, OnMissing},
+    strategy::Kind,
+};
 use pgrx::{datum::Interval, spi};
 
 use crate::{
@@ -101,6 +107,8 @@ pub struct Wanted<'a> {
     pub trials: Option<&'a str>,
     pub bucket: Option<Interval>,
     pub aggregate: &'a str,
+    /// By default zero where rows are counted, else ignore.
+    pub on_missing: Option<&'a str>,
     pub time_zone: &'a str,
 }
 
@@ -111,7 +119,12 @@ pub struct Sampling {
     /// `None`: each row is a point.
     pub bucket: Option<Bucket>,
     pub aggregate: Aggregate,
+    pub on_missing: OnMissing,
+    gaps: Option<Gaps>,
 }
+
+/// What is done with each point of an entity's series.
+pub type Each<'a> = dyn FnMut(&mut EntityState, Arrival) -> SqlResult<()> + 'a;
 
 impl Sampling {
     /// Checks the settings against each other.
@@ -141,6 +154,18 @@ impl Sampling {
             None if counts => Kind::Count,
             None => Kind::Value,
         };
+        let on_missing = match wanted.on_missing {
+            Some(rule) => rule.parse().map_err(from_core)?,
+            None if counts => OnMissing::Zero,
+            None => OnMissing::Ignore,
+        };
+        if bucket.is_none() && on_missing != OnMissing::Ignore {
+            return Err(invalid(
+                format!("on_missing {} without buckets that could be empty", on_missing.as_str()),
+                "give for example bucket => '5 minutes', or leave out on_missing",
+            ));
+        }
+        let gaps = bucket.as_ref().and_then(|bucket| Gaps::new(bucket, on_missing));
         match (kind, wanted.trials) {
             (Kind::Ratio, None) => Err(invalid(
                 "kind ratio needs trials: how far a share may stray depends on how many it is of",
@@ -154,7 +179,7 @@ impl Sampling {
                 format!("of ratios, aggregate {} is not a ratio", wanted.aggregate),
                 "use aggregate => 'avg': it weighs each ratio by its trials",
             )),
-            _ => Ok(Sampling { kind, bucket, aggregate }),
+            _ => Ok(Sampling { kind, bucket, aggregate, on_missing, gaps }),
         }
     }
 
@@ -169,9 +194,42 @@ impl Sampling {
         let index = self.bucket.as_ref().map(|bucket| bucket.index_of_bin(at));
         Some(Reading {
             at: self.bucket.as_ref().zip(index).map_or(at, |(bucket, index)| bucket.start(index)),
+            index,
             value: row.float8(1),
             trials: row.float8(3).unwrap_or(f64::NAN),
         })
+    }
+
+    /// Hands over the point of a reading, after what stands in for the buckets that are missing
+    /// before it. A reading without a value is itself a missing one.
+    pub fn arrive(
+        &self,
+        state: &mut EntityState,
+        reading: &Reading,
+        each: &mut Each,
+    ) -> SqlResult<()> {
+        let Some(point) = reading.point() else { return Ok(()) };
+        match (&self.gaps, reading.index) {
+            (Some(gaps), Some(index)) => {
+                gaps.arrive(state, |s| &mut s.presence, index, &point, each)
+            }
+            _ => each(state, Arrival::Point(point)),
+        }
+    }
+
+    /// Hands over what stands in for the buckets that are missing before the end of a window.
+    pub fn pass(&self, state: &mut EntityState, until: i64, each: &mut Each) -> SqlResult<()> {
+        match (&self.gaps, &self.bucket) {
+            (Some(gaps), Some(bucket)) => {
+                gaps.pass(state, |s| &mut s.presence, bucket.first_from(until), each)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether [`Sampling::pass`] does anything.
+    pub fn fills_silence(&self) -> bool {
+        self.gaps.as_ref().is_some_and(Gaps::fills_at_once)
     }
 
     /// Rows `p (at, value, entity, trials)` as points of these columns, one a bucket and entity; the
@@ -230,6 +288,8 @@ impl Sampling {
 #[derive(Debug, Clone, Copy)]
 pub struct Reading {
     pub at: i64,
+    /// Of the bucket.
+    pub index: Option<i64>,
     pub value: Option<f64>,
     pub trials: f64,
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use anomaly_core::{Detector, EntityState, Point};
+use anomaly_core::{Detector, EntityState, Point, gaps::Arrival};
 use pgrx::{datum::TimestampWithTimeZone, pg_sys::panic::ErrorReport, prelude::*};
 
 use crate::{
@@ -34,7 +34,7 @@ pub struct ScanSummary {
     pub window_from: Option<i64>,
     pub window_until: Option<i64>,
     pub rows_read: i64,
-    /// Rows with a value whose entity has a state.
+    /// Points whose entity has a state, those that stand in for missing ones too.
     pub points_scored: i64,
     pub alerts_opened: i64,
     pub alerts_resolved: i64,
@@ -197,29 +197,42 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
     let mut states = EntityStates::load(&row, model.version)?;
     let mut book = AlertBook::default();
     let mut rows_read = 0u64;
-    let mut points_scored = 0i64;
+    let mut points_scored = 0u64;
     let mut anomalies = 0i64;
+    let mut entity = Vec::new();
+    let mut judged = |entity: &str, state: &mut EntityState, arrival: Arrival| {
+        points_scored += 1;
+        if points_scored.is_multiple_of(TICK_ROWS) {
+            pgrx::check_for_interrupts!();
+        }
+        let outcome = core.process_arrival(state, Some(&shared), &arrival);
+        anomalies += i64::from(outcome.verdict.is_anomaly);
+        book.note(&core, entity, state, &outcome);
+        Ok(())
+    };
     read_points(&row, from, until, &mut |read| {
         rows_read += 1;
         if rows_read.is_multiple_of(TICK_ROWS) {
             pgrx::check_for_interrupts!();
             worker::progress_report(rows_read as i64);
         }
-        let Some(point) = row.sampling.read(read).and_then(|r| r.point()) else { return Ok(()) };
-        // A row without entity belongs to the entity with the empty name.
-        let judged = read.with_bytes(2, |entity| {
-            judge(&row, &core, &shared, &mut states, &mut book, entity, point)
-        });
-        let judged = match judged {
-            Some(judged) => judged?,
-            None => judge(&row, &core, &shared, &mut states, &mut book, b"", point)?,
+        let Some(reading) = row.sampling.read(read).filter(|r| r.value.is_some()) else {
+            return Ok(());
         };
-        if let Some(is_anomaly) = judged {
-            points_scored += 1;
-            anomalies += i64::from(is_anomaly);
-        }
-        Ok(())
+        // A row without entity belongs to the entity with the empty name.
+        entity.clear();
+        read.with_bytes(2, |name| entity.extend_from_slice(name));
+        let Some((name, state)) = states.get(&row.detector, &core, &entity)? else {
+            return Ok(());
+        };
+        row.sampling.arrive(state, &reading, &mut |state, arrival| judged(name, state, arrival))
     })?;
+    if row.sampling.fills_silence() {
+        states.for_each(&row.detector, &core, &mut |name, state| {
+            row.sampling.pass(state, until, &mut |state, arrival| judged(name, state, arrival))
+        })?;
+    }
+    let points_scored = points_scored as i64;
     summary.rows_read = rows_read as i64;
     summary.points_scored = points_scored;
     summary.entities = states.len() as i64;

@@ -166,6 +166,25 @@ impl EntityStates {
         Ok(self.items.iter().filter_map(|i| Some((i.entity.as_str(), i.state.as_ref()?))).collect())
     }
 
+    /// Hands over every entity with its state, in no order.
+    ///
+    /// # Errors
+    /// As [`EntityStates::get`].
+    pub fn for_each(
+        &mut self,
+        detector: &str,
+        core: &Detector,
+        each: &mut dyn FnMut(&str, &mut EntityState) -> SqlResult<()>,
+    ) -> SqlResult<()> {
+        for item in &mut self.items {
+            item.decode(detector, core)?;
+            if let Some(state) = &mut item.state {
+                each(&item.entity, state)?;
+            }
+        }
+        Ok(())
+    }
+
     /// How many entities have a state.
     pub fn len(&self) -> usize {
         self.items.len()
@@ -196,6 +215,7 @@ impl EntityStates {
                 && let Some((_, new)) = self.get(detector, core, item.entity.as_bytes())?
             {
                 new.episode = old.episode;
+                new.presence = new.presence.or(old.presence);
             }
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, ops::RangeInclusive};
 
+use anomaly_core::{EntityState, gaps::Arrival};
 use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
 
 use crate::{
@@ -105,26 +106,42 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
     let mut span: Option<(i64, i64)> = None;
     let from = until.saturating_sub(row.settled_until.saturating_sub(row.training_from));
     let alerted = alerted_periods(row, from)?;
+    let mut learn = |entity: &[u8], state: &mut EntityState, arrival: Arrival| {
+        let at = arrival.at();
+        if alerted.get(entity).is_some_and(|of| of.iter().any(|p| p.contains(&at))) {
+            return Ok(());
+        }
+        let (Arrival::Point(point) | Arrival::Filled(point)) = arrival else { return Ok(()) };
+        core.train(state, &point);
+        core.train(&mut shared, &point);
+        learned += 1;
+        if learned % TICK_ROWS as i64 == 0 {
+            pgrx::check_for_interrupts!();
+        }
+        span = Some(span.map_or((at, at), |(first, last)| (at.min(first), at.max(last))));
+        Ok(())
+    };
+    let mut entity = Vec::new();
     read_points(row, from, until, &mut |read| {
         rows_read += 1;
         if rows_read.is_multiple_of(TICK_ROWS) {
             pgrx::check_for_interrupts!();
             worker::progress_report(rows_read as i64);
         }
-        let Some(point) = row.sampling.read(read).and_then(|r| r.point()) else { return Ok(()) };
-        let at = point.at;
-        let entity = read.with_bytes(2, <[u8]>::to_vec).unwrap_or_default();
-        if alerted.get(&entity).is_some_and(|of| of.iter().any(|p| p.contains(&at))) {
+        let Some(reading) = row.sampling.read(read).filter(|r| r.value.is_some()) else {
             return Ok(());
-        }
-        if let Some((_, state)) = states.get(&row.detector, &core, &entity)? {
-            core.train(state, &point);
-            core.train(&mut shared, &point);
-            learned += 1;
-            span = Some(span.map_or((at, at), |(first, _)| (first, at)));
-        }
-        Ok(())
+        };
+        entity.clear();
+        read.with_bytes(2, |name| entity.extend_from_slice(name));
+        let Some((_, state)) = states.get(&row.detector, &core, &entity)? else { return Ok(()) };
+        row.sampling.arrive(state, &reading, &mut |state, arrival| learn(&entity, state, arrival))
     })?;
+    if row.sampling.fills_silence() {
+        states.for_each(&row.detector, &core, &mut |name, state| {
+            let entity = name.as_bytes();
+            row.sampling.pass(state, until, &mut |state, arrival| learn(entity, state, arrival))
+        })?;
+    }
 
     let points_per_day = points_per_day(learned, span);
     let version = row.model.as_ref().map_or(0, |m| m.version) + 1;

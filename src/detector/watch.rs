@@ -57,6 +57,7 @@ fn watch(
     min_relative_effect: default!(Option<f64>, "0"),
     bucket: default!(Option<Interval>, "NULL"),
     aggregate: default!(Option<&str>, "'avg'"),
+    on_missing: default!(Option<&str>, "NULL"),
 ) -> Result<
     TableIterator<
         'static,
@@ -85,7 +86,8 @@ fn watch(
     let min_effect = required(min_effect, "min_effect")?;
     let min_relative_effect = required(min_relative_effect, "min_relative_effect")?;
     let aggregate = required(aggregate, "aggregate")?;
-    let sampling = Sampling::check(&Wanted { kind, trials, bucket, aggregate, time_zone })?;
+    let sampling =
+        Sampling::check(&Wanted { kind, trials, bucket, aggregate, on_missing, time_zone })?;
     let resolved = Source::resolve(source)?;
     let columns = Columns::choose(&resolved, &Named { value, at, entity, trials }, &sampling)?;
     let every = match (every, cron) {
@@ -142,6 +144,7 @@ fn watch(
         min_relative_effect,
         bucket,
         aggregate,
+        on_missing,
         params: params.0,
         trained_by_caller: session::session_user() == session::current_user(),
     })?;

@@ -122,6 +122,11 @@ impl<'a> Reader<'a> {
         self.bytes.len()
     }
 
+    /// The next byte, if there is one, without taking it.
+    pub fn peek(&self) -> Option<u8> {
+        self.bytes.first().copied()
+    }
+
     /// Takes everything that is left.
     pub fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.bytes)

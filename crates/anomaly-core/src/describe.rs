@@ -1,7 +1,7 @@
 //! Alerts in words, for every strategy.
 
 use crate::strategy::{ANOMALY_TYPES, Rule};
-use crate::verdict::{Direction, Verdict};
+use crate::verdict::{Direction, Status, Verdict};
 
 /// Two decimals; in scientific notation where that would show nothing but zeros or too many digits.
 fn figure(v: f64) -> String {
@@ -19,6 +19,17 @@ fn figure(v: f64) -> String {
 /// limit), and the expected range.
 pub fn description(metric: &str, statistic_name: &str, rule: &Rule, verdict: &Verdict) -> String {
     let value = figure(verdict.value);
+    if verdict.status == Status::Missing {
+        let expected = match verdict.expected.is_nan() {
+            true => String::new(),
+            false => format!("; expected {}", figure(verdict.expected)),
+        };
+        return format!(
+            "{metric} is missing ({} in a row, p = {}{expected})",
+            verdict.statistic,
+            probability(verdict.ln_p())
+        );
+    }
     if verdict.value.is_nan() {
         return format!("{metric} is NaN: not a number, neither normal nor anomalous");
     }

@@ -14,10 +14,11 @@ use serde_json::{Map, Value};
 
 use crate::calendar::Calendar;
 use crate::codec::{self, Reader};
-use crate::episode::{Episode, Transition};
+use crate::episode::{Episode, Observed, Transition};
+use crate::gaps::{Arrival, Presence};
 use crate::point::Point;
 use crate::strategy::{Context, EntityModel, Kind, Rule, Strategy, strategy};
-use crate::verdict::{Direction, Status, Verdict};
+use crate::verdict::{Direction, Status, Tail, Verdict};
 use crate::{Error, Result};
 
 /// Over how many points the share of those left out of the baseline fades.
@@ -28,6 +29,9 @@ const LEFT_OUT_MEMORY: f64 = 100.0;
 /// What exceeds the budget is the new normal until something better can tell a long incident from a
 /// shift.
 const LEFT_OUT_BUDGET: f64 = 0.1;
+/// Precedes the episode in the stored state of an entity whose gaps matter; no phase of an episode
+/// is stored as this.
+const HAS_PRESENCE: u8 = 0x80;
 /// Assumed where nobody has counted yet: one point a minute.
 const POINTS_PER_DAY: f64 = 1440.0;
 
@@ -93,6 +97,8 @@ pub struct EntityState {
     pub entities: u64,
     /// Share of anomalous points among the latest, fading with [`LEFT_OUT_MEMORY`].
     pub left_out: f64,
+    /// What has been there of the series, where gaps matter; see [`crate::gaps`].
+    pub presence: Option<Presence>,
 }
 
 /// What one point gave.
@@ -194,6 +200,7 @@ impl Detector {
             episode: Episode::default(),
             entities: 1,
             left_out: 0.0,
+            presence: None,
         }
     }
 
@@ -210,10 +217,16 @@ impl Detector {
         let mut reader = Reader::new(payload);
         let entities = reader.u64()?;
         let left_out = reader.non_negative("left_out")?;
+        let presence = if reader.peek() == Some(HAS_PRESENCE) {
+            reader.u8()?;
+            Some(Presence::decode(&mut reader)?)
+        } else {
+            None
+        };
         let episode = Episode::decode(&mut reader)?;
         let model = self.strategy.decode_state(&mut reader)?;
         reader.finish()?;
-        Ok(EntityState { model, episode, entities, left_out })
+        Ok(EntityState { model, episode, entities, left_out, presence })
     }
 
     pub fn encode_state(&self, state: &EntityState) -> Result<Vec<u8>> {
@@ -221,6 +234,10 @@ impl Detector {
         let start = codec::open(&mut out, self.strategy.algorithm());
         out.extend_from_slice(&state.entities.to_le_bytes());
         out.extend_from_slice(&state.left_out.to_le_bytes());
+        if let Some(presence) = &state.presence {
+            out.push(HAS_PRESENCE);
+            presence.encode(&mut out);
+        }
         state.episode.encode(&mut out);
         state.model.encode(&mut out)?;
         codec::seal(&mut out, start)?;
@@ -288,10 +305,51 @@ impl Detector {
         }
         if let Some(ended) = observed.ended
             && !warming
+            && !ended.peak.value.is_nan()
         {
             let peak = Point::new(ended.peak.at, ended.peak.value);
             state.model.learn_clipped(&peak);
         }
+        Outcome { verdict, transition: observed.transition, metadata }
+    }
+
+    /// Judges what comes next in a series of buckets, as [`Detector::process`]; [`crate::gaps`] tells
+    /// what that is and keeps the presence.
+    pub fn process_arrival(
+        &self,
+        state: &mut EntityState,
+        shared: Option<&EntityState>,
+        arrival: &Arrival,
+    ) -> Outcome {
+        match arrival {
+            Arrival::Point(point) | Arrival::Filled(point) => self.process(state, shared, point),
+            Arrival::Missing { at } => self.process_missing(state, *at),
+        }
+    }
+
+    /// That a bucket has no value is an anomaly, unless the entity has too few points for any. How
+    /// improbable it is follows from the gaps there have been.
+    fn process_missing(&self, state: &mut EntityState, at: i64) -> Outcome {
+        let judged = state.model.judge(&Point::new(at, f64::NAN), &self.rule);
+        let (run, ln_p) = state.presence.as_ref().map_or((1, 0.0), |p| (p.run(), p.ln_p()));
+        let verdict = Verdict {
+            direction: Direction::None,
+            is_anomaly: self.is_warm(state),
+            status: Status::Missing,
+            statistic: run as f64,
+            tail: Tail::LnP(ln_p),
+            ..judged
+        };
+        let observed =
+            state.episode.observe(&verdict, self.config.fire_after, self.config.clear_after);
+        let metadata = || Map::from_iter([("missing_in_a_row".to_owned(), Value::from(run))]);
+        let metadata = match observed {
+            Observed { transition: Some(Transition::Opened(_)), .. } => Some(metadata()),
+            Observed { transition: Some(Transition::Updated(_)), new_peak: true, .. } => {
+                Some(metadata())
+            }
+            _ => None,
+        };
         Outcome { verdict, transition: observed.transition, metadata }
     }
 

@@ -70,7 +70,12 @@ impl From<&Peak> for Verdict {
             upper: peak.upper,
             direction: peak.direction,
             is_anomaly: true,
-            status: if peak.value.is_finite() { Status::Ok } else { Status::NonFinite },
+            // Of what is no number, only that it is missing is ever an anomaly.
+            status: match peak.value {
+                v if v.is_nan() => Status::Missing,
+                v if v.is_infinite() => Status::NonFinite,
+                _ => Status::Ok,
+            },
             statistic: peak.statistic,
             tail: Tail::LnP(peak.ln_p),
         }

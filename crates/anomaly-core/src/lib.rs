@@ -12,6 +12,7 @@ pub mod detector;
 pub mod distribution;
 pub mod episode;
 pub mod error;
+pub mod gaps;
 pub mod host;
 pub mod nearest;
 pub mod point;

@@ -140,6 +140,8 @@ pub enum Status {
     Ok,
     /// The entity has too few points of its own; judged by the shared baseline, or not at all.
     Warming { have: u64, need: u64 },
+    /// There is no value, and the detector was told that this is an anomaly.
+    Missing,
     /// The value is NaN or infinite. NaN is never called an anomaly and never called normal.
     NonFinite,
 }
@@ -149,6 +151,7 @@ impl fmt::Display for Status {
         match self {
             Status::Ok => f.write_str("ok"),
             Status::Warming { have, need } => write!(f, "warming ({have} of {need})"),
+            Status::Missing => f.write_str("missing"),
             Status::NonFinite => f.write_str("non-finite value"),
         }
     }

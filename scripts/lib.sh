@@ -32,6 +32,7 @@ die() {
     exit 1
 }
 is_root() { [ "$(id -u)" -eq 0 ]; }
+may_sudo() { command -v sudo >/dev/null && { [ -t 0 ] || sudo -n true 2>/dev/null; }; }
 
 # --- what has to be on the machine -------------------------------------------------------------------
 
@@ -65,9 +66,7 @@ ensure_packages() {
     command -v apt-get >/dev/null || die "this machine lacks what Debian 12 provides in: ${MISSING[*]}"
     local sudo=()
     if ! is_root; then
-        if ! command -v sudo >/dev/null || { [ ! -t 0 ] && ! sudo -n true 2>/dev/null; }; then
-            die "packages are missing; as root: apt-get update && $command"
-        fi
+        may_sudo || die "packages are missing; as root: apt-get update && $command"
         sudo=(sudo)
     fi
     say "installing packages: ${MISSING[*]}"

@@ -11,7 +11,7 @@ use crate::{
         sampling::{Sampling, Wanted},
         source::{Columns, Named, Source, read_all_query},
     },
-    error::{SqlResult, from_core},
+    error::{SqlResult, from_core, invalid},
     pg::{result_set::ResultSet, session, stream},
     sql,
 };
@@ -73,6 +73,13 @@ fn detect_anomalies(
     let aggregate = aggregate.unwrap_or("avg");
     let sampling =
         Sampling::check(&Wanted { kind, trials, bucket, aggregate, on_missing, time_zone })?;
+    let min_data_points = min_data_points.unwrap_or(DEFAULT_MIN_DATA_POINTS);
+    let min_data_points = u64::try_from(min_data_points).map_err(|_| {
+        invalid(
+            format!("min_data_points must be at least 2, not {min_data_points}"),
+            format!("leave out min_data_points for its default, {DEFAULT_MIN_DATA_POINTS}"),
+        )
+    })?;
     let source = Source::resolve(source)?;
     let mut named = Named { value, at, entity, trials };
     named.entity = match entity {
@@ -87,10 +94,7 @@ fn detect_anomalies(
         threshold,
         alerts_per_day: alerts_per_day.unwrap_or(1.0),
         points_per_day: None,
-        min_data_points: min_data_points
-            .unwrap_or(DEFAULT_MIN_DATA_POINTS)
-            .try_into()
-            .unwrap_or_default(),
+        min_data_points,
         fire_after: 1,
         clear_after: 1,
         metric_name: sampling.label(columns.value.as_deref(), aggregate),
@@ -120,9 +124,11 @@ fn detect_anomalies(
     let mut rows = 0u64;
     stream::for_each_row(
         &format!(
-            "SELECT p.at, p.value, COALESCE(p.entity, '') AS entity, p.trials \
-               FROM ({read}) AS p (at, value, entity, trials) \
-              ORDER BY entity COLLATE pg_catalog.\"C\", p.at, p.value"
+            "SELECT e.at, e.value, e.entity, e.trials \
+               FROM (SELECT p.at, p.value, COALESCE(p.entity, ''), p.trials \
+                       FROM ({read}) AS p (at, value, entity, trials)) \
+                    AS e (at, value, entity, trials) \
+              ORDER BY e.entity COLLATE pg_catalog.\"C\", e.at, e.value"
         ),
         &[],
         &mut |row| {
@@ -268,5 +274,41 @@ impl Extent {
     fn points_per_day(&self) -> Option<f64> {
         let days = (self.last as f64 - self.first as f64) / DAY;
         (days > 0.0 && self.points > 0).then(|| self.points as f64 / days)
+    }
+}
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    /// The most memory that this process ever had, in kB.
+    fn peak() -> i64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    fn verdicts(entities: i32, points: i32) -> i64 {
+        let source = format!(
+            "SELECT timestamptz '2024-01-01' + i * interval '1 minute' AS at, e::text AS entity, \
+                    (i * 7919 % 101)::float8 AS v \
+               FROM generate_series(1, {points}) i, generate_series(1, {entities}) e"
+        );
+        let query = format!(
+            "SELECT count(*) FROM detect_anomalies($${source}$$, bucket => '1 minute', \
+                on_missing => 'zero')"
+        );
+        Spi::get_one(&query).unwrap().unwrap()
+    }
+
+    #[pg_test]
+    fn ten_thousand_entities_take_no_more_memory_than_a_hundred() {
+        Spi::run("SET LOCAL work_mem = '1MB'; SET LOCAL enable_hashagg = off").unwrap();
+        assert_eq!(verdicts(100, 40), 4000);
+        let before = peak();
+        assert_eq!(verdicts(10_000, 40), 400_000);
+        let grown = peak() - before;
+        assert!(grown < 12_000, "{grown} kB more for a hundred times the entities");
     }
 }

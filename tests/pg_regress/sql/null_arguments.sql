@@ -29,4 +29,16 @@ SELECT function, missing, format('SELECT * FROM %s(%s)', function,
 SELECT count(*) > 100 AS many_calls FROM call;
 SELECT function, missing, outcome FROM (SELECT *, pg_temp.outcome(command) AS outcome FROM call) c
  WHERE outcome LIKE 'XX%' ORDER BY function COLLATE "C", missing;
+
+-- Each function with all its parameters by name. Lists those that cannot be called so.
+CREATE TEMP TABLE named_call AS
+SELECT p.pronamespace::regnamespace || '.' || quote_ident(p.proname) AS function, format('SELECT * FROM %s(%s)', p.pronamespace::regnamespace || '.' || quote_ident(p.proname),
+       string_agg(format('%s => %s::%s', p.proargnames[a.n], pg_temp.value(p.proargnames[a.n], format_type(a.type, NULL)), format_type(a.type, NULL)), ', ' ORDER BY a.n)) AS command
+  FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+  JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'anomaly_detection', unnest(p.proargtypes) WITH ORDINALITY a (type, n)
+ WHERE p.prokind = 'f' AND NOT EXISTS (SELECT FROM unnest(p.proargtypes) t JOIN pg_type ON pg_type.oid = t WHERE typtype = 'p') AND p.proargnames[1] <> ''
+ GROUP BY p.oid;
+SELECT count(*) > 30 AS many_named_calls, count(*) FILTER (WHERE command LIKE '%on_missing =>%') AS with_on_missing FROM named_call;
+-- the text is no name => value where it does not parse, or names a parameter that is not there
+SELECT function, outcome FROM (SELECT *, pg_temp.outcome(command) AS outcome FROM named_call) c WHERE outcome ~ '^(42601|42883|XX)' ORDER BY function COLLATE "C";
 DROP TABLE null_source;

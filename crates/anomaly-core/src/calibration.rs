@@ -452,6 +452,8 @@ pub struct Calibrator {
     above: Cells,
     /// Sum of all cells.
     units: u32,
+    /// Residuals since the last refresh.
+    pending: u16,
     /// What judges, as of the last refresh.
     tails: (SideTail, SideTail),
     /// Cells beyond which a residual is a gross outlier, as of the last refresh.
@@ -480,6 +482,7 @@ impl Calibrator {
             below: empty,
             above: empty,
             units: 0,
+            pending: 0,
             tails,
             limits: (0, 0),
             gross: 0,
@@ -533,6 +536,7 @@ impl Calibrator {
             self.below[cell] += units / 2;
         }
         self.units += units;
+        self.pending = self.pending.saturating_add(1);
         if self.units >= MEMORY * UNITS {
             self.units = fade(&mut self.below) + fade(&mut self.above);
             self.gross = self.gross / 4 * 3;
@@ -548,9 +552,20 @@ impl Calibrator {
         (limit(&self.tails.0), limit(&self.tails.1))
     }
 
-    /// Makes what was learned so far count. Between two calls the distribution stands still, which
-    /// is what allows critical values to be kept.
+    /// Makes what was learned so far count, when that is an eighth of what is remembered: a function
+    /// of the counts alone. Whether it was; until then the distribution stands still, which is what
+    /// allows critical values to be kept.
+    pub fn refresh_when_due(&mut self) -> bool {
+        let due = self.pending > 0 && f64::from(self.pending) >= self.remembered() / 8.0;
+        if due {
+            self.refresh();
+        }
+        due
+    }
+
+    /// Makes what was learned so far count, at once.
     pub fn refresh(&mut self) {
+        self.pending = 0;
         self.tails = fit(&self.below, &self.above, self.remembered(), self.one_sided);
         self.limits = self.limits();
     }
@@ -594,6 +609,7 @@ impl Calibrator {
         self.tails.1.encode(out);
         out.extend_from_slice(&[self.limits.0, self.limits.1]);
         out.extend_from_slice(&self.gross.to_le_bytes());
+        out.extend_from_slice(&self.pending.to_le_bytes());
     }
 
     /// Reads what [`Calibrator::encode`] wrote; `Corrupted` for anything else.
@@ -633,12 +649,13 @@ impl Calibrator {
         let tails = (SideTail::decode(reader)?, SideTail::decode(reader)?);
         let limits = (reader.u8()?, reader.u8()?);
         let gross = reader.u32()?;
+        let pending = reader.u16()?;
         let too_far = usize::from(limits.0.max(limits.1)) >= CELLS;
         if too_far || gross > MEMORY * UNITS {
             return Err(reader.corrupted("gross outliers out of range"));
         }
         let [below, above] = sides;
-        Ok(Calibrator { below, above, units, tails, limits, gross, one_sided })
+        Ok(Calibrator { below, above, units, pending, tails, limits, gross, one_sided })
     }
 }
 
@@ -693,15 +710,10 @@ mod tests {
         calibrator
     }
 
-    /// On the cadence of the detectors.
     fn learn(calibrator: &mut Calibrator, n: usize, mut noise: impl FnMut() -> f64) {
-        let mut refreshed = 0;
-        for i in 0..n {
+        for _ in 0..n {
             calibrator.learn(noise(), 500.0);
-            if i < 64 || i >= refreshed + refreshed / 32 {
-                refreshed = i;
-                calibrator.refresh();
-            }
+            calibrator.refresh_when_due();
         }
         calibrator.refresh();
     }

@@ -243,7 +243,7 @@ impl<B: Baseline> LocationScale<B> {
         if refresh_due(count, self.refreshed) {
             self.refreshed = count;
             self.baseline.refresh();
-            self.calibrator.refresh();
+            self.calibrator.refresh_when_due();
             self.critical.set(None);
         }
     }

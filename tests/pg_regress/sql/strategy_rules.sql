@@ -51,7 +51,7 @@ SELECT entity, value, lower, upper, direction, metadata -> 'q1' AS q1, metadata 
   FROM anomaly.alerts WHERE detector = 'q' ORDER BY entity;
 
 -- check_c15_training: quartiles between two values, against percentile_cont
-CREATE TABLE q_any AS SELECT now() - interval '1 day' + i * interval '1 minute' AS at, ((i * 7919) % 1009) ^ 1.7 AS v FROM generate_series(1, 190) i;
+CREATE TABLE q_any AS SELECT now() - interval '1 day' + i * interval '1 minute' AS at, ((i * 7919) % 1009) ^ 1.7 AS v FROM generate_series(1, 150) i;
 SELECT anomaly.create_detector('data_outlier', 'iqr', 'v', source => 'q_any', threshold => 2, settle => '0 s', name => 'q_any');
 SELECT status FROM anomaly.train('q_any');
 CREATE TEMP TABLE q_figures AS SELECT percentile_cont(0.25) WITHIN GROUP (ORDER BY v) AS q1, percentile_cont(0.75) WITHIN GROUP (ORDER BY v) AS q3 FROM q_any;
@@ -65,7 +65,7 @@ SELECT abs((metadata ->> 'q1')::float8 / f.q1 - 1) < 1e-12 AS q1, abs((metadata 
 -- check_c26_severity: by the deviation alone, the same for every strategy, and never falling with distance
 CREATE TABLE graded (entity text, at timestamptz, v double precision);
 INSERT INTO graded SELECT to_char(k, 'FM000'), now() - interval '2 days' + i * interval '1 minute', 50 + ((i * 7919) % 1009) / 100.0 + ((i * 104729) % 1013) / 100.0 + ((i * 1299709) % 997) / 100.0
-  FROM generate_series(1, 190) i, generate_series(1, 60) k;
+  FROM generate_series(1, 150) i, generate_series(1, 60) k;
 SELECT anomaly.create_detector('data_outlier', s, 'v', source => 'graded', value => 'v', entity => 'entity', threshold => 0.0001, settle => '0 s', name => 'graded_' || s) FROM unnest('{zscore,iqr,mad}'::text[]) s;
 SELECT s, status FROM unnest('{zscore,iqr,mad}'::text[]) s, anomaly.train('graded_' || s);
 INSERT INTO graded SELECT to_char(k, 'FM000'), clock_timestamp(), 65 + k + k * k / 10.0 FROM generate_series(1, 60) k;

@@ -155,6 +155,7 @@ impl Detector {
         let strategy = strategy(&config.strategy, &config.params, &context)?;
         if let Some(threshold) = config.threshold {
             positive("threshold", threshold)?;
+            strategy.check_threshold(threshold)?;
         }
         positive("alerts_per_day", config.alerts_per_day)?;
         let points_per_day = config.points_per_day.unwrap_or(POINTS_PER_DAY);
@@ -251,7 +252,7 @@ impl Detector {
 
     /// Whether the entity has enough points of its own.
     pub fn is_warm(&self, state: &EntityState) -> bool {
-        state.model.count() >= self.config.min_data_points
+        state.model.is_warm(self.config.min_data_points)
     }
 
     /// Judges a point, moves the episode on, and learns the point unless it is anomalous.

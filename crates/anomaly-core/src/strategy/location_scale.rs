@@ -26,7 +26,7 @@ use crate::point::Point;
 use crate::verdict::{Direction, Status, Tail, Verdict};
 
 /// Relative spread that is rounding noise: 1e9 ± 1e-3 is not a constant, 1e9 ± 1e-4 is.
-const ROUNDING: f64 = 1e-12;
+pub(super) const ROUNDING: f64 = 1e-12;
 /// Up to here every point refreshes what is derived from the baseline.
 const ALWAYS_REFRESH: u64 = 64;
 
@@ -78,11 +78,17 @@ pub(super) trait Baseline: Send + Sized {
     fn fit_for_learning(&self, point: &Point) -> Option<Fit> {
         self.fit(point)
     }
+    /// Whether anomalous points are learned at once, by [`Baseline::leave_out`], instead of the peak of
+    /// their episode afterwards.
+    const RUNS: bool = false;
+    /// Takes in an anomalous point whose value is finite.
+    fn leave_out(&mut self, _point: &Point) {}
     /// Brings costly derived figures up to date; called on the cadence of [`refresh_due`].
     fn refresh(&mut self) {}
     /// The strategy's own figure for a point with a finite value; `f64::MAX` at most.
     fn statistic(&self, point: &Point, fit: &Fit) -> f64 {
-        fit.residual(point.value)
+        // Without a spread 0/0 at the centre.
+        if point.value == fit.centre { 0.0 } else { fit.residual(point.value) }
     }
     /// Lower and upper bound of the strategy's own rule at the time of a point.
     fn bounds(&self, _point: &Point, fit: &Fit, threshold: f64) -> (f64, f64) {
@@ -94,7 +100,7 @@ pub(super) trait Baseline: Send + Sized {
 
 /// Points that differed from a constant baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-struct OffCentre {
+pub(super) struct OffCentre {
     count: u64,
     /// Σ ln(1 + d/max(|c|, 1)).
     sum_ln: f64,
@@ -118,7 +124,7 @@ impl OffCentre {
         (unit, ((self.count as f64 + 1.0) / (n as f64 + 1.0)).min(1.0))
     }
 
-    fn ln_p(&self, centre: f64, n: u64, x: f64) -> f64 {
+    pub fn ln_p(&self, centre: f64, n: u64, x: f64) -> f64 {
         let (unit, share) = self.unit_and_share(centre, n);
         let d = (x - centre).abs().min(f64::MAX);
         // From 1 at the centre to `share` within rounding noise: continuous, and strictly falling.
@@ -133,7 +139,7 @@ impl OffCentre {
     }
 
     /// The distance at which p crosses alpha.
-    fn quantile(&self, centre: f64, n: u64, alpha: &Alpha) -> f64 {
+    pub fn quantile(&self, centre: f64, n: u64, alpha: &Alpha) -> f64 {
         let (unit, share) = self.unit_and_share(centre, n);
         let ln_ratio = libm::log(share) - alpha.ln_p;
         if ln_ratio > 0.0 {
@@ -239,6 +245,10 @@ impl<B: Baseline> LocationScale<B> {
     /// Teaches the baseline a point with a finite value.
     fn absorb(&mut self, point: &Point) {
         self.baseline.push(point);
+        self.renew();
+    }
+
+    fn renew(&mut self) {
         let count = self.baseline.count();
         if refresh_due(count, self.refreshed) {
             self.refreshed = count;
@@ -321,11 +331,13 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
     fn leave_out(&mut self, point: &Point) {
         if point.value.is_finite() {
             self.calibrate(point, true);
+            self.baseline.leave_out(point);
+            self.renew();
         }
     }
 
     fn learn_clipped(&mut self, point: &Point) {
-        if point.value.is_nan() {
+        if point.value.is_nan() || B::RUNS {
             return;
         }
         let Some(fit) = self.baseline.fit(point) else { return };

@@ -7,11 +7,20 @@
 //! calibration, verdicts and bounds from there; what has a statistic of its own implements
 //! [`EntityModel`].
 
+mod changepoint;
+mod cusum;
+mod error_scale;
+mod ewma;
 mod iqr;
+mod level_shift;
 mod location_scale;
 mod mad;
 mod moments;
+mod persist;
+mod quantile;
 mod quantiles;
+mod statistic;
+mod threshold;
 mod zscore;
 
 use serde_json::{Map, Value};
@@ -23,8 +32,15 @@ use crate::point::Point;
 use crate::verdict::Verdict;
 use crate::{Error, Result};
 
+pub use changepoint::Changepoint;
+pub use cusum::Cusum;
+pub use ewma::Ewma;
 pub use iqr::Iqr;
+pub use level_shift::LevelShift;
 pub use mad::Mad;
+pub use persist::Persist;
+pub use quantile::Quantile;
+pub use threshold::Threshold;
 pub use zscore::Zscore;
 
 /// When a point is an anomaly.
@@ -63,6 +79,11 @@ pub trait Strategy: Send + Sync {
     /// flat_line 14, seasonal 15, holt_winters 16, changepoint 17, matrix_profile 18,
     /// random_cut_forest 19, novelty 20, auto 21.
     fn algorithm(&self) -> u16;
+    /// `InvalidParameter` when the strategy has no rule that this threshold, a number above 0, could be
+    /// for.
+    fn check_threshold(&self, _threshold: f64) -> Result<()> {
+        Ok(())
+    }
     fn new_state(&self) -> Box<dyn EntityModel>;
     /// Reads what [`EntityModel::encode`] wrote; never panics, whatever the bytes.
     fn decode_state(&self, reader: &mut Reader<'_>) -> Result<Box<dyn EntityModel>>;
@@ -72,12 +93,19 @@ pub trait Strategy: Send + Sync {
 pub trait EntityModel: Send {
     /// Points learned.
     fn count(&self) -> u64;
+    /// Whether enough was learned to judge by; `least` is what the detector asks for.
+    fn is_warm(&self, least: u64) -> bool {
+        self.count() >= least
+    }
     /// Judges a point without learning it.
     fn judge(&self, point: &Point, rule: &Rule) -> Verdict;
     /// Learns a point; ignores NaN and infinities.
     fn learn(&mut self, point: &Point);
     /// Takes note of an anomalous point that is not learned. What is never counted cannot be rare: a
     /// calibrator that sees none of them would call more and more points anomalous.
+    /// And a statistic that runs over several points (a cumulative sum, a window, a difference) has to
+    /// see it too, or it would stand still for as long as an anomaly lasts: such a model takes the point
+    /// in here, and ignores [`EntityModel::learn_clipped`].
     fn leave_out(&mut self, _point: &Point) {}
     /// Learns an anomalous point, left out before, as one on the border of normal, moved there if it
     /// lies beyond.
@@ -186,25 +214,25 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         None),
     info("statistical_ewma", "ewma", "statistical",
         "distance from an exponentially weighted moving average",
-        None),
+        Some(|params, context| Ok(Box::new(Ewma::new(params, context)?)))),
     info("statistical_cusum", "cusum", "statistical",
         "cumulative sum of small deviations in one direction",
-        None),
+        Some(|params, context| Ok(Box::new(Cusum::new(params, context)?)))),
     info("statistical_esd", "esd", "statistical",
         "generalised extreme studentised deviate test over the latest points",
         None),
     info("statistical_quantile", "quantile", "statistical",
         "beyond quantiles of the history",
-        None),
+        Some(|params, context| Ok(Box::new(Quantile::new(params, context)?)))),
     info("statistical_threshold", "threshold", "statistical",
         "outside a range of valid values",
-        None),
+        Some(|params, context| Ok(Box::new(Threshold::new(params, context)?)))),
     info("statistical_persist", "persist", "statistical",
         "difference from the previous value",
-        None),
+        Some(|params, context| Ok(Box::new(Persist::new(params, context)?)))),
     info("statistical_level_shift", "level_shift", "statistical",
         "the level of the latest points against that of the points before",
-        None),
+        Some(|params, context| Ok(Box::new(LevelShift::new(params, context)?)))),
     info("statistical_volatility_shift", "volatility_shift", "statistical",
         "the spread of the latest points against that of the points before",
         None),
@@ -219,7 +247,7 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         None),
     info("statistical_changepoint", "changepoint", "statistical",
         "a new regime, told once, then the new normal",
-        None),
+        Some(|params, context| Ok(Box::new(Changepoint::new(params, context)?)))),
     info("statistical_novelty", "novelty", "statistical",
         "values and courses of the day that were never seen before",
         None),
@@ -383,7 +411,6 @@ fn integer_param(
 }
 
 /// A parameter that is a number, checked against its range; `None` when it is not given.
-#[expect(dead_code, reason = "the strategies with parameters of this kind come next")]
 fn number_param(
     params: &Parameters,
     key: &str,

@@ -10,8 +10,8 @@ use crate::sketch::{Sketch, Weighted, weighted_quantile};
 
 /// Range of the parameter `sketch_capacity`, in values, and the default, which keeps a state below
 /// 2 kB.
-const CAPACITIES: std::ops::RangeInclusive<u64> = 128..=4096;
-const DEFAULT_CAPACITY: u64 = 160;
+pub(super) const CAPACITIES: std::ops::RangeInclusive<u64> = 128..=4096;
+pub(super) const DEFAULT_CAPACITY: u64 = 160;
 
 /// The parameter `sketch_capacity`, and nothing else.
 pub(super) fn capacity_param(strategy: &str, params: &Map<String, Value>) -> Result<usize> {

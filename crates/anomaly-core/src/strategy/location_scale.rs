@@ -47,7 +47,7 @@ pub(super) struct Fit {
 }
 
 impl Fit {
-    fn is_degenerate(&self) -> bool {
+    pub(super) fn is_degenerate(&self) -> bool {
         let floor = ROUNDING * self.centre.abs();
         // written so that NaN counts as degenerate
         !(self.below > floor && self.above > floor)
@@ -195,6 +195,10 @@ impl<B: Baseline> LocationScale<B> {
             return Err(reader.corrupted("counts contradict each other"));
         }
         Ok(LocationScale { baseline, calibrator, off_centre, refreshed, critical: Cell::new(None) })
+    }
+
+    pub fn baseline(&self) -> &B {
+        &self.baseline
     }
 
     /// Degrees of freedom of the spread; as of the last refresh, so that critical values last.

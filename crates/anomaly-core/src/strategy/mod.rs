@@ -15,12 +15,15 @@ mod iqr;
 mod level_shift;
 mod location_scale;
 mod mad;
+mod matrix_profile;
 mod moments;
 mod persist;
 mod quantile;
 mod quantiles;
 mod statistic;
 mod threshold;
+mod random_cut_forest;
+mod shape;
 mod zscore;
 
 use serde_json::{Map, Value};
@@ -41,6 +44,8 @@ pub use mad::Mad;
 pub use persist::Persist;
 pub use quantile::Quantile;
 pub use threshold::Threshold;
+pub use matrix_profile::MatrixProfile;
+pub use random_cut_forest::RandomCutForest;
 pub use zscore::Zscore;
 
 /// When a point is an anomaly.
@@ -253,10 +258,10 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         None),
     info("learning_matrix_profile", "matrix_profile", "learning",
         "subsequences unlike any before (discords)",
-        None),
+        Some(|params, context| Ok(Box::new(MatrixProfile::new(params, context)?)))),
     info("learning_random_cut_forest", "random_cut_forest", "learning",
         "how much a point displaces in a forest of random cuts",
-        None),
+        Some(|params, context| Ok(Box::new(RandomCutForest::new(params, context)?)))),
     info("learning_isolation_forest", "isolation_forest", "learning",
         "how few random splits isolate a point",
         None),

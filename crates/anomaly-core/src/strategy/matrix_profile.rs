@@ -74,7 +74,7 @@ impl Strategy for MatrixProfile {
     }
 
     fn statistic_name(&self) -> &'static str {
-        "distance to the nearest earlier subsequence"
+        "deviation"
     }
 
     fn algorithm(&self) -> u16 {
@@ -357,8 +357,7 @@ impl Profile {
         let learned = reader.u64()?;
         let run = usize::from(reader.u8()?);
         let history = History::decode(reader, |_| config.keep(), 0)?;
-        let mut profile =
-            Profile { clock, trust, learned, run, history, ..Profile::new(config) };
+        let mut profile = Profile { clock, trust, learned, run, history, ..Profile::new(config) };
         let len = profile.history.len();
         if run > len.min(config.window)
             || learned > i64::MAX as u64
@@ -396,11 +395,12 @@ impl Baseline for Profile {
 
     fn push(&mut self, point: &Point) {
         let position = self.position(point.at);
-        self.learned += 1;
         if position == Position::Late {
             // Learned by its residual; it has no place in the sequence any more.
+            self.learned += 1;
             return;
         }
+        self.learned += 1;
         let forecast = self.forecast_of(position);
         match position {
             Position::Next(steps) => {

@@ -113,7 +113,7 @@ impl Strategy for RandomCutForest {
     }
 
     fn statistic_name(&self) -> &'static str {
-        "displacement"
+        "deviation"
     }
 
     fn algorithm(&self) -> u16 {
@@ -607,11 +607,14 @@ impl Tree {
                 continue;
             }
             let cut = f32::from_bits(reader.u32()?);
-            if usize::from(dimension) >= d || !cut.is_finite() || tree.inner.len() + 1 >= points.len()
+            if usize::from(dimension) >= d
+                || !cut.is_finite()
+                || tree.inner.len() + 1 >= points.len()
             {
                 return Err(reader.corrupted("tree out of range"));
             }
-            let node = tree.new_inner(Inner { cut, dimension, left: NONE, right: NONE, mass: 0 }, d);
+            let node =
+                tree.new_inner(Inner { cut, dimension, left: NONE, right: NONE, mass: 0 }, d);
             inner_nodes.push(node);
             tree.relink(parent, node);
             open.push(Some((node, false)));
@@ -924,18 +927,16 @@ impl Baseline for Forest {
         }
         let forecast = self.forecast(point, position);
         match position {
-            Position::Next(steps) if steps > 1 => {
-                match self.forecasts(point.features, steps - 1) {
-                    Some(ahead) => {
-                        for z in ahead {
-                            let x = self.history.unscale(z);
-                            self.append(x, point.features, false);
-                            self.run = (self.run + 1).min(MAX_SHINGLE);
-                        }
+            Position::Next(steps) if steps > 1 => match self.forecasts(point.features, steps - 1) {
+                Some(ahead) => {
+                    for z in ahead {
+                        let x = self.history.unscale(z);
+                        self.append(x, point.features, false);
+                        self.run = (self.run + 1).min(MAX_SHINGLE);
                     }
-                    None => self.run = 0,
                 }
-            }
+                None => self.run = 0,
+            },
             Position::Next(_) => {}
             _ => self.run = 0,
         }

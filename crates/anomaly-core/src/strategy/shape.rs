@@ -34,7 +34,9 @@ const CENTRE: usize = 3;
 
 /// A forecaster that also has a statistic of the shape that a point completes.
 pub(super) trait Shape: Baseline {
-    /// What the statistic is called in an alert's metadata.
+    /// What the statistic is called in an alert's metadata. [`Verdict::statistic`] is how many standard
+    /// deviations its logarithm lies above its mean, or the value from its forecast in spreads,
+    /// whichever is more: the strategy's own rule compares that with its threshold.
     const STATISTIC: &'static str;
     /// The statistic (finite, ≥ 0, larger is more unusual) if the value were off by [`OFFSETS`]
     /// spreads from the centre of `fit`; `None` where the points before do not allow a look.
@@ -174,9 +176,20 @@ impl UpperTail {
         self.bins[bin] = self.bins[bin].saturating_add(1);
         self.count += 1;
         if self.count >= MOST_COUNT {
-            self.bins.iter_mut().for_each(|n| *n >>= 1);
-            self.count = self.bins.iter().map(|n| u64::from(*n)).sum();
+            self.fade(2);
         }
+    }
+
+    /// Keeps one of so many figures, by rank, so that no rank moves.
+    fn fade(&mut self, of: u64) {
+        let (mut seen, mut kept) = (0, 0);
+        for n in self.bins.iter_mut().rev() {
+            seen += u64::from(*n);
+            let share = (seen + of / 2) / of;
+            *n = (share - kept) as u32;
+            kept = share;
+        }
+        self.count = kept;
     }
 
     /// Learns that something as unusual as anything before happened.
@@ -253,6 +266,21 @@ impl UpperTail {
         (position + f64::from(self.first)) * self.width()
     }
 
+    fn usual(&self) -> Usual {
+        let n = self.count as f64;
+        let moment = |of: &dyn Fn(f64) -> f64| {
+            self.bins.iter().enumerate().map(|(i, c)| f64::from(*c) * of(i as f64)).sum::<f64>() / n
+        };
+        if !self.is_ready() {
+            return Usual { mean: 0.0, sd: 0.0 };
+        }
+        let mean = moment(&|i| i);
+        // A bin's own width keeps figures that are all alike from having no spread.
+        let sd = (moment(&|i| (i - mean) * (i - mean)) + 1.0 / 12.0).sqrt();
+        let width = self.width();
+        Usual { mean: (mean + 0.5 + f64::from(self.first)) * width, sd: sd * width }
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         out.push(self.exponent);
         out.extend_from_slice(&self.first.to_le_bytes());
@@ -276,6 +304,15 @@ impl UpperTail {
     }
 }
 
+/// While the history fills, statistics fall: there is more and more to be like. At each power of two
+/// of the count from here on, those so far count a quarter.
+const FIRST_FADING: u64 = 256;
+const LAST_FADING: u64 = 4096;
+
+/// What is less probable than e^-40 is learned as this: one gross outlier must not make all the rest
+/// look alike.
+const CERTAIN: f64 = 40.0;
+
 /// Statistics below count as this.
 const LEAST_STATISTIC: f64 = 1e-3;
 
@@ -290,6 +327,26 @@ struct Critical {
     ln_alpha: f64,
     by_value: Rule,
     statistic: f64,
+    usual: Usual,
+}
+
+/// Mean and standard deviation of the figures of a statistic; both 0 while there are too few.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Usual {
+    mean: f64,
+    sd: f64,
+}
+
+impl Usual {
+    /// In standard deviations.
+    fn sigmas(&self, statistic: f64) -> f64 {
+        if self.sd > 0.0 { (figure(statistic) - self.mean) / self.sd } else { 0.0 }
+    }
+
+    fn statistic(&self, sigmas: f64) -> f64 {
+        let limit = self.mean + sigmas * self.sd;
+        if self.sd > 0.0 { libm::exp(limit.min(700.0)) } else { f64::INFINITY }
+    }
 }
 
 /// The values of an envelope as computed for a judgement, for the learning that follows it.
@@ -307,6 +364,8 @@ pub(super) struct Shaped<B> {
     smaller: UpperTail,
     /// What judges: `statistics` and `smaller` as of the last refresh, so that critical values last.
     judged: (UpperTail, UpperTail),
+    /// Points learned, but for those learned clipped.
+    learned: u64,
     refreshed: u64,
     critical: Cell<Option<Critical>>,
     kept: Cell<Option<Kept>>,
@@ -319,6 +378,7 @@ impl<B: Shape> Shaped<B> {
             statistics: UpperTail::default(),
             smaller: UpperTail::default(),
             judged: Default::default(),
+            learned: 0,
             refreshed: 0,
             critical: Cell::new(None),
             kept: Cell::new(None),
@@ -334,9 +394,9 @@ impl<B: Shape> Shaped<B> {
             *tail = UpperTail::decode(reader)?;
         }
         let [statistics, smaller, a, b] = tails;
-        let refreshed = reader.u64()?;
+        let (learned, refreshed) = (reader.u64()?, reader.u64()?);
         let value = LocationScale::decode(reader, shape)?;
-        if refreshed > value.count() {
+        if refreshed > learned || learned > value.count() {
             return Err(reader.corrupted("counts contradict each other"));
         }
         Ok(Shaped {
@@ -344,6 +404,7 @@ impl<B: Shape> Shaped<B> {
             statistics,
             smaller,
             judged: (a, b),
+            learned,
             refreshed,
             critical: Cell::new(None),
             kept: Cell::new(None),
@@ -374,6 +435,7 @@ impl<B: Shape> Shaped<B> {
             ln_alpha: rule.ln_alpha,
             by_value: Rule::new(None, smaller),
             statistic: libm::exp(self.judged.0.quantile(smaller.min(0.0)).min(700.0)),
+            usual: self.judged.0.usual(),
         };
         self.critical.set(Some(critical));
         critical
@@ -388,11 +450,29 @@ impl<B: Shape> Shaped<B> {
         Some(Envelope::new(&fit, shape.profile(point, &fit)?))
     }
 
+    /// One look only, where the points before do not allow the other.
+    fn judge_value(&self, point: &Point, rule: &Rule) -> Verdict {
+        let mut verdict = self.value.judge(point, &Rule { threshold: None, ..*rule });
+        let fit = self.value.baseline().fit(point);
+        let (Some(fit), Status::Ok) = (fit, verdict.status) else { return verdict };
+        // Without any variation there is no distance in spreads, and p decides.
+        verdict.statistic = 0.0;
+        if !fit.is_degenerate() {
+            verdict.statistic = fit.residual(point.value).abs();
+            if let Some(threshold) = rule.threshold {
+                verdict.is_anomaly = verdict.statistic > threshold;
+                verdict.lower = finite(fit.centre - threshold * fit.below);
+                verdict.upper = finite(fit.centre + threshold * fit.above);
+            }
+        }
+        verdict
+    }
+
     /// Makes what was learned count, on the cadence of the counts.
     fn refresh(&mut self) {
         self.kept.set(None);
-        if refresh_due(self.count(), self.refreshed) {
-            self.refreshed = self.count();
+        if refresh_due(self.learned, self.refreshed) {
+            self.refreshed = self.learned;
             self.judged = (self.statistics.clone(), self.smaller.clone());
             self.critical.set(None);
         }
@@ -401,7 +481,7 @@ impl<B: Shape> Shaped<B> {
 
 impl<B: Shape> EntityModel for Shaped<B> {
     fn count(&self) -> u64 {
-        self.value.count()
+        self.learned
     }
 
     fn judge(&self, point: &Point, rule: &Rule) -> Verdict {
@@ -410,37 +490,30 @@ impl<B: Shape> EntityModel for Shaped<B> {
         let kept = Kept { at: point.at, envelope };
         self.kept.set(point.features.is_empty().then_some(kept));
         let Some(envelope) = envelope else {
-            // One look only. The strategy's own rule has nothing to say then, but for a series
-            // without any variation, where what differs is an anomaly by p.
-            let mut verdict = self.value.judge(point, &Rule { threshold: None, ..*rule });
-            if verdict.status != Status::Ok {
-                return verdict;
-            }
-            verdict.statistic = 0.0;
-            let varies =
-                self.value.baseline().fit(point).is_some_and(|fit| !fit.is_degenerate());
-            if rule.threshold.is_some() && varies {
-                verdict.is_anomaly = false;
-                (verdict.lower, verdict.upper) = (-f64::MAX, f64::MAX);
-            }
-            return verdict;
+            return self.judge_value(point, rule);
         };
         let critical = self.critical(rule);
         let mut verdict = self.value.judge(point, &critical.by_value);
-        let statistic = rule.threshold.unwrap_or(critical.statistic);
-        let (lower, upper) = envelope.bounds(statistic);
-        (verdict.lower, verdict.upper) = match rule.threshold {
-            Some(_) => (finite(lower), finite(upper)),
-            None => (verdict.lower.max(lower), verdict.upper.min(upper)),
-        };
+        if let Some(threshold) = rule.threshold {
+            let reach = threshold * envelope.spread;
+            verdict.lower = finite(envelope.centre - reach);
+            verdict.upper = finite(envelope.centre + reach);
+        }
+        let shape = rule.threshold.map_or(critical.statistic, |t| critical.usual.statistic(t));
+        let (lower, upper) = envelope.bounds(shape);
+        (verdict.lower, verdict.upper) = (verdict.lower.max(lower), verdict.upper.min(upper));
         if verdict.status != Status::Ok {
             return verdict;
         }
-        verdict.statistic = envelope.statistic(point.value);
-        let smaller = verdict.ln_p().min(self.judged.0.ln_p(figure(verdict.statistic)));
+        let statistic = envelope.statistic(point.value);
+        let distance = (point.value - envelope.centre).abs() / envelope.spread;
+        let smaller = verdict.ln_p().min(self.judged.0.ln_p(figure(statistic)));
         verdict.tail = Tail::LnP(self.combined(smaller).max(MIN_LN_P));
-        let unusual = verdict.statistic > statistic;
-        verdict.is_anomaly = unusual || verdict.is_anomaly && rule.threshold.is_none();
+        verdict.statistic = finite(critical.usual.sigmas(statistic).max(distance));
+        verdict.is_anomaly = match rule.threshold {
+            Some(threshold) => verdict.statistic > threshold,
+            None => verdict.is_anomaly || statistic > shape,
+        };
         verdict
     }
 
@@ -458,11 +531,18 @@ impl<B: Shape> EntityModel for Shaped<B> {
                 let any = Rule { threshold: None, ln_alpha: -1.0, z_alpha: 0.9 };
                 let any = self.critical.get().map_or(any, |c| c.by_value);
                 let by_value = self.value.judge(point, &any).ln_p();
-                self.smaller.learn(-by_value.min(self.judged.0.ln_p(figure)));
+                let smaller = by_value.min(self.judged.0.ln_p(figure));
+                self.smaller.learn((-smaller).min(CERTAIN));
             }
             self.statistics.learn(figure);
         }
         self.value.learn(point);
+        self.learned += 1;
+        let count = self.learned;
+        if count.is_power_of_two() && (FIRST_FADING..=LAST_FADING).contains(&count) {
+            self.statistics.fade(4);
+            self.smaller.fade(4);
+        }
         self.refresh();
     }
 
@@ -471,9 +551,9 @@ impl<B: Shape> EntityModel for Shaped<B> {
             return;
         }
         // Left out, it would be missing from the ranks, and the next of its kind would be rarer than
-        // it is; at its own height, it would make room for more. About half of the points that are
-        // flagged are so for their value only.
-        if self.smaller.count.is_multiple_of(2) {
+        // it is; at its own height, it would make room for more. Most points that are flagged are so
+        // for their value and were of a usual shape.
+        if self.smaller.count.is_multiple_of(4) {
             self.statistics.learn_largest();
         }
         self.smaller.learn_largest();
@@ -485,15 +565,23 @@ impl<B: Shape> EntityModel for Shaped<B> {
         for tail in [&self.statistics, &self.smaller, &self.judged.0, &self.judged.1] {
             tail.encode(out);
         }
+        out.extend_from_slice(&self.learned.to_le_bytes());
         out.extend_from_slice(&self.refreshed.to_le_bytes());
         self.value.encode(out)
     }
 
     fn metadata(&self, verdict: &Verdict, rule: &Rule) -> Map<String, Value> {
         let mut map = Map::new();
-        map.insert(B::STATISTIC.into(), json_number(verdict.statistic));
-        let threshold = rule.threshold.unwrap_or_else(|| self.critical(rule).statistic);
+        let critical = self.critical(rule);
+        map.insert("sigmas".into(), json_number(verdict.statistic));
+        let threshold = rule.threshold.unwrap_or_else(|| {
+            critical.usual.sigmas(critical.statistic).min(critical.by_value.z_alpha)
+        });
         map.insert("threshold".into(), json_number(threshold));
+        let usual = json_number(libm::exp(critical.usual.mean));
+        map.insert(format!("usual_{}", B::STATISTIC), usual);
+        let limit = rule.threshold.map_or(critical.statistic, |t| critical.usual.statistic(t));
+        map.insert(format!("unusual_{}", B::STATISTIC), json_number(finite(limit)));
         map.insert("p_value".into(), json_number(verdict.p_value()));
         map.insert("ln_p".into(), json_number(verdict.ln_p()));
         if rule.threshold.is_none() {
@@ -744,7 +832,8 @@ impl History {
         scales.push(robust_scale(&mut column));
         for j in 0..self.width {
             column.clear();
-            column.extend(self.raw_features[from * self.width..].iter().skip(j).step_by(self.width));
+            column
+                .extend(self.raw_features[from * self.width..].iter().skip(j).step_by(self.width));
             scales.push(robust_scale(&mut column));
         }
         let same = |(old, new): (&(f64, f64), &(f64, f64))| {
@@ -874,17 +963,19 @@ impl Trust {
     pub fn learn(&mut self, x: f64, forecast: Option<f64>) {
         let sd = self.variance.sqrt();
         let limit = |d: f64, sd: f64, n: f64| {
-            if n >= 2.0 * LEAST_FORECASTS && sd > 0.0 { d.clamp(-WINSOR * sd, WINSOR * sd) } else { d }
+            if n >= 2.0 * LEAST_FORECASTS && sd > 0.0 {
+                d.clamp(-WINSOR * sd, WINSOR * sd)
+            } else {
+                d
+            }
         };
         if let Some(f) = forecast {
             let error = limit(x - self.centre(f), self.error.sqrt(), self.forecasts);
             self.forecasts = (self.forecasts + 1.0).min(MEMORY);
             let weight = 1.0 / self.forecasts;
             self.error += (error * error - self.error) * weight;
-            let (df, dx) = (
-                limit(f - self.mean, sd, self.values),
-                limit(x - self.mean, sd, self.values),
-            );
+            let (df, dx) =
+                (limit(f - self.mean, sd, self.values), limit(x - self.mean, sd, self.values));
             self.ff += (df * df - self.ff) * weight;
             self.fx += (df * dx - self.fx) * weight;
         }
@@ -893,7 +984,8 @@ impl Trust {
         self.mean += d / self.values;
         if self.values > 1.0 {
             // West 1979 with a bounded weight; n − 1 while the weight still grows.
-            let weight = if self.values < MEMORY { 1.0 / (self.values - 1.0) } else { 1.0 / MEMORY };
+            let weight =
+                if self.values < MEMORY { 1.0 / (self.values - 1.0) } else { 1.0 / MEMORY };
             let share = (self.values - 1.0) / self.values;
             self.variance += (d * d * share - self.variance) * weight;
         }
@@ -908,15 +1000,9 @@ impl Trust {
     }
 
     pub fn encode(&self, out: &mut Vec<u8>) {
-        for v in [
-            self.values,
-            self.forecasts,
-            self.variance,
-            self.ff,
-            self.error,
-            self.mean,
-            self.fx,
-        ] {
+        for v in
+            [self.values, self.forecasts, self.variance, self.ff, self.error, self.mean, self.fx]
+        {
             out.extend_from_slice(&v.to_le_bytes());
         }
     }
@@ -944,5 +1030,7 @@ impl Trust {
 /// Whether the scales are due for a look when so many values have been pushed: at powers of two, and
 /// then with every half history. A function of the counts alone.
 pub(super) fn rescale_due(pushed: u64, keep: usize) -> bool {
-    pushed >= 16 && (pushed.is_power_of_two() && pushed < keep as u64 || pushed.is_multiple_of(keep as u64 / 2))
+    pushed >= 16
+        && (pushed.is_power_of_two() && pushed < keep as u64
+            || pushed.is_multiple_of(keep as u64 / 2))
 }

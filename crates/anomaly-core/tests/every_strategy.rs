@@ -329,7 +329,6 @@ fn fault_i1_non_finite_values_change_nothing() {
 
 /// Nor while an incident is going on.
 #[test]
-#[ignore = "defect 1 in notes/defects.md: a NaN fades the share of points left out"]
 fn fault_i1_nan_changes_nothing_in_an_episode() {
     let history = series(Shape::White, Times::Every(MINUTE), 300, 1);
     every(|strategy| {

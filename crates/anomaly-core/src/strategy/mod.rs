@@ -20,10 +20,10 @@ mod moments;
 mod persist;
 mod quantile;
 mod quantiles;
-mod statistic;
-mod threshold;
 mod random_cut_forest;
 mod shape;
+mod statistic;
+mod threshold;
 mod zscore;
 
 use serde_json::{Map, Value};
@@ -41,11 +41,11 @@ pub use ewma::Ewma;
 pub use iqr::Iqr;
 pub use level_shift::LevelShift;
 pub use mad::Mad;
+pub use matrix_profile::MatrixProfile;
 pub use persist::Persist;
 pub use quantile::Quantile;
-pub use threshold::Threshold;
-pub use matrix_profile::MatrixProfile;
 pub use random_cut_forest::RandomCutForest;
+pub use threshold::Threshold;
 pub use zscore::Zscore;
 
 /// When a point is an anomaly.

@@ -269,7 +269,7 @@ impl Detector {
         let warming = !self.is_warm(state);
         let shared = shared.filter(|s| warming && s.entities >= 2 && self.is_warm(s));
         let judge = shared.map_or(&state.model, |s| &s.model);
-        let mut verdict = judge.judge(point, &self.rule);
+        let mut verdict = self.verdict(judge.as_ref(), point);
         if warming && verdict.status == Status::Ok {
             verdict.status =
                 Status::Warming { have: state.model.count(), need: self.config.min_data_points };
@@ -356,8 +356,24 @@ impl Detector {
 
     /// Judges a point and changes nothing.
     pub fn judge(&self, state: &EntityState, point: &Point) -> Verdict {
-        let mut verdict = state.model.judge(point, &self.rule);
+        let mut verdict = self.verdict(state.model.as_ref(), point);
         verdict.is_anomaly &= self.matters(&verdict);
+        verdict
+    }
+
+    /// What the model says, with what follows from the rest of it for every strategy alike.
+    fn verdict(&self, model: &dyn EntityModel, point: &Point) -> Verdict {
+        let mut verdict = model.judge(point, &self.rule);
+        verdict.direction = if point.value.is_infinite() {
+            Direction::of(point.value, 0.0)
+        } else {
+            Direction::of(point.value, verdict.expected)
+        };
+        // A model compares with a limit it has at hand; where the limit is at the end of the numbers
+        // only p tells. Few points get here.
+        if verdict.is_anomaly && self.rule.threshold.is_none() {
+            verdict.is_anomaly = verdict.ln_p() < self.rule.ln_alpha;
+        }
         verdict
     }
 

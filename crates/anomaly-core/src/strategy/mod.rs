@@ -17,6 +17,7 @@ mod location_scale;
 mod mad;
 mod matrix_profile;
 mod moments;
+mod novelty;
 mod persist;
 mod quantile;
 mod quantiles;
@@ -42,6 +43,7 @@ pub use iqr::Iqr;
 pub use level_shift::LevelShift;
 pub use mad::Mad;
 pub use matrix_profile::MatrixProfile;
+pub use novelty::Novelty;
 pub use persist::Persist;
 pub use quantile::Quantile;
 pub use random_cut_forest::RandomCutForest;
@@ -255,7 +257,7 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         Some(|params, context| Ok(Box::new(Changepoint::new(params, context)?)))),
     info("statistical_novelty", "novelty", "statistical",
         "values and courses of the day that were never seen before",
-        None),
+        Some(|params, context| Ok(Box::new(Novelty::new(params, context)?)))),
     info("learning_matrix_profile", "matrix_profile", "learning",
         "subsequences unlike any before (discords)",
         Some(|params, context| Ok(Box::new(MatrixProfile::new(params, context)?)))),

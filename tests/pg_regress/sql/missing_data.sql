@@ -36,10 +36,10 @@ SELECT d.detector, s.rows_read, s.points_scored, s.alerts_opened, s.alerts_resol
 SELECT detector, entity, status, pg_temp.minute(at) AS first, pg_temp.minute(last_at) AS last, points FROM anomaly.alerts WHERE detector = 'on_anomaly' ORDER BY entity, at;
 
 -- The same by detect_anomalies.
-SELECT rule, entity, count(*) AS points, count(*) FILTER (WHERE value IS NULL) AS nulls, count(*) FILTER (WHERE status = 'missing') AS missing, count(*) FILTER (WHERE is_anomaly AND pg_temp.minute(at) >= 0) AS anomalies, count(*) FILTER (WHERE reasons::text LIKE '%stands in%') AS filled
+SELECT rule, entity, count(*) AS points, count(*) FILTER (WHERE value IS NULL) AS nulls, count(*) FILTER (WHERE status = 'missing') AS missing, count(*) FILTER (WHERE is_anomaly AND status = 'missing') AS anomalies, count(*) FILTER (WHERE reasons::text LIKE '%stands in%') AS filled
   FROM unnest('{ignore,zero,previous,interpolate,anomaly}'::text[]) rule, detect_anomalies('beat', value => 'v', bucket => '1 minute', on_missing => rule, min_data_points => 100) GROUP BY 1, 2 ORDER BY 1, 2;
 SELECT pg_temp.minute(at) AS minute, round(value::numeric, 2) AS value, status, reasons FROM detect_anomalies('SELECT at, v FROM beat WHERE sensor = ''a''', bucket => '1 minute', on_missing => 'interpolate', min_data_points => 100) WHERE pg_temp.minute(at) BETWEEN 3 AND 6;
-SELECT pg_temp.minute(at) AS minute, value, expected > 40 AS expected, status, is_anomaly, deviation > 2 AS deviates, regexp_replace(reasons[1], '[,;].*', '') AS reason
+SELECT pg_temp.minute(at) AS minute, value, expected > 40 AS expected, status, is_anomaly, deviation > 2 AND status = 'missing' AS deviates, regexp_replace(reasons[1], '[,;].*', '') AS reason
   FROM detect_anomalies('SELECT at, v FROM beat WHERE sensor = ''a''', bucket => '1 minute', on_missing => 'anomaly', min_data_points => 100) WHERE pg_temp.minute(at) BETWEEN 3 AND 6;
 -- An entity that has fallen silent for good is missing up to the last bucket of any.
 SELECT entity, count(*), max(at) FROM detect_anomalies($$VALUES (timestamptz '2024-01-01', 'x', 1.0), ('2024-01-01 00:02', 'x', 2), ('2024-01-01 00:05', 'y', 7)$$, bucket => '1 minute', on_missing => 'previous') GROUP BY 1 ORDER BY 1;

@@ -275,9 +275,10 @@ fn fault_i1_i2_i3_i5_bad_input_gets_a_defined_verdict() {
                     }
                 }
                 let next = samples.last().map_or(MONDAY, |s| s.at.saturating_add(MINUTE));
-                for mut state in [trained_on(&detector, samples), fed] {
-                    let finite = samples.iter().filter(|s| s.value.is_finite()).count() as u64;
-                    assert!(state.model.count() <= finite, "{context}: learned what is not finite");
+                let trained = trained_on(&detector, samples);
+                let finite = samples.iter().filter(|s| s.value.is_finite()).count() as u64;
+                assert!(trained.model.count() <= finite, "{context}: learned what is not finite");
+                for mut state in [trained, fed] {
                     let back = restored(&detector, &state);
                     for (at, trials) in [(next, f64::NAN), (i64::MIN, 10.0), (i64::MAX, 0.0)] {
                         for value in PROBES {

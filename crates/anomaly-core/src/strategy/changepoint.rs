@@ -54,8 +54,8 @@ const MEMORY: u64 = 1000;
 /// Statistics start when the noise has so many points behind it.
 const WARM: u64 = 10;
 /// Smaller log odds are no evidence, even where no regime has ever ended: ln of a hazard rate of one
-/// change in twenty points.
-const LEAST: f64 = 3.0;
+/// change in seven points.
+const LEAST: f64 = 2.0;
 /// Log odds at which the longest run is a regime although it never signalled.
 const LASTING: f64 = 6.0;
 
@@ -289,14 +289,26 @@ impl Regime {
         self.noise.count() >= WARM
     }
 
+    /// When the run began whose last point is this one, its level and its number of points. Its first
+    /// points are left out while they are nearer to the old level: clipped scores tell less well than
+    /// values where it began.
+    fn regime(&self, length: usize, at: i64, value: f64) -> (i64, f64, u64) {
+        let from = (self.latest.len() + 1).saturating_sub(length);
+        let values = |from| -> Vec<f64> {
+            self.latest.iter().skip(from).map(|(_, x)| *x).chain([value]).collect()
+        };
+        let mut level = median(&mut values(from));
+        let old = |(_, x): &&(i64, f64)| (*x - self.level).abs() < (*x - level).abs();
+        let from = from + self.latest.iter().skip(from).take_while(old).count();
+        let mut values = values(from);
+        level = median(&mut values);
+        let began = self.latest.get(from).map_or(at, |(at, _)| *at);
+        (began, level, values.len() as u64)
+    }
+
     /// The latest `length` points, of which the last is `point`, are the regime.
     fn adopt(&mut self, length: usize, point: &Point) {
-        let from = (self.latest.len() + 1).saturating_sub(length);
-        let mut values: Vec<f64> = self.latest.iter().skip(from).map(|(_, x)| *x).collect();
-        values.push(point.value);
-        self.began = self.latest.get(from).map_or(point.at, |(at, _)| *at);
-        self.level = median(&mut values);
-        self.weight = values.len() as u64;
+        (self.began, self.level, self.weight) = self.regime(length, point.at, point.value);
         self.latest.clear();
         self.excursions.learn(0.0, 0.0);
         self.noise.push(point.value);
@@ -367,6 +379,7 @@ impl EntityModel for Regime {
         }
         let Some((side, run)) = self.run_of(point.value) else { return verdict };
         verdict.statistic = side.sign() * run.log_odds;
+        verdict.direction = side.direction();
         let own = rule.threshold.map(|t| run.log_odds > t);
         self.excursions.judge(side, run.evidence(), own, rule, &mut verdict);
         verdict
@@ -418,26 +431,23 @@ impl EntityModel for Regime {
             && let Some((_, run)) = self.run_of(verdict.value)
             && run.length > 0
         {
-            let from = (self.latest.len() + 1).saturating_sub(run.length);
-            let began = self.latest.get(from).map_or(verdict.at, |(at, _)| *at);
-            let mut values: Vec<f64> = self.latest.iter().skip(from).map(|(_, x)| *x).collect();
-            values.push(verdict.value);
+            let (began, level, points) = self.regime(run.length, verdict.at, verdict.value);
             map.insert("regime_began".into(), timestamp(began));
-            map.insert("regime_points".into(), Value::from(run.length));
-            map.insert("level".into(), json_number(median(&mut values)));
+            map.insert("regime_points".into(), Value::from(points));
+            map.insert("level".into(), json_number(level));
         }
         describe(verdict, rule, self.count(), &mut map);
         map
     }
 }
 
-/// In UTC, as ISO 8601; null outside the years that has.
+/// In UTC, as ISO 8601; in microseconds since 2000 outside the years that has.
 fn timestamp(at: i64) -> Value {
     /// 2000-01-01 in microseconds since 1970.
     const EPOCH: i64 = 946_684_800_000_000;
     at.checked_add(EPOCH)
         .and_then(|us| jiff::Timestamp::from_microsecond(us).ok())
-        .map_or(Value::Null, |t| Value::from(t.to_string()))
+        .map_or_else(|| Value::from(at), |t| Value::from(t.to_string()))
 }
 
 #[cfg(test)]
@@ -447,8 +457,8 @@ mod tests {
     #[test]
     fn times_are_iso_8601() {
         assert_eq!(timestamp(0), Value::from("2000-01-01T00:00:00Z"));
-        assert_eq!(timestamp(i64::MAX), Value::Null);
-        assert_eq!(timestamp(i64::MIN), Value::Null);
+        assert_eq!(timestamp(i64::MAX), Value::from(i64::MAX));
+        assert_eq!(timestamp(i64::MIN), Value::from(i64::MIN));
     }
 
     /// scipy.stats.norm.logpdf of the mean of n values under both explanations: with v = 1 + n/m the mean

@@ -7,7 +7,7 @@
 //! The in-control mean has a memory of 1,000 points, an outlier moving it as one of three standard
 //! deviations; the standard deviation is that of neighbours. What is promised is a rate of signals:
 //! excursions of the sums are calibrated (`statistic.rs`). A sum that has signalled is silent until it
-//! has come back to 0 by itself: set back to 0 it would signal a lasting shift again and again. A sum
+//! has come back to 0 by itself, but for values that would signal alone: set back to 0 it would signal a lasting shift again and again. A sum
 //! that stays up for 200 points shows the new normal: its mean becomes the in-control mean.
 //!
 //! Good at small shifts that last: half a standard deviation to two, within ten to fifty points. Bad at
@@ -167,9 +167,12 @@ fn ln_rate(s: f64, k: f64) -> f64 {
     (libm::log(4.0 * k * k) - ln_run).min(0.0)
 }
 
-/// −ln of the same, 0 for a sum of 0.
+/// Excursions that e³ points of noise have once are no evidence: what is calibrated is the tail.
+const LEAST: f64 = 3.0;
+
+/// −ln of the same less [`LEAST`], 0 for a sum of 0.
 fn evidence(s: f64, k: f64) -> f64 {
-    if s > 0.0 { -ln_rate(s, k) } else { 0.0 }
+    if s > 0.0 { (-ln_rate(s, k) - LEAST).max(f64::MIN_POSITIVE) } else { 0.0 }
 }
 
 /// The sum with this evidence, up to 1e6.
@@ -177,7 +180,7 @@ fn sum_of_evidence(evidence: f64, k: f64) -> f64 {
     let (mut low, mut high) = (0.0, 1e6);
     for _ in 0..60 {
         let middle = 0.5 * (low + high);
-        if -ln_rate(middle, k) < evidence {
+        if -ln_rate(middle, k) - LEAST < evidence {
             low = middle;
         } else {
             high = middle;
@@ -266,17 +269,20 @@ impl Sums {
         sums
     }
 
+    /// The sum that a point adds to. In the silence after a signal only a value that would signal by
+    /// itself does.
+    fn sum(&self, side: Side) -> Sum {
+        match side {
+            _ if self.excursions.is_silent(side) => Sum::default(),
+            Side::Below => self.below,
+            Side::Above => self.above,
+        }
+    }
+
     /// The side a point is on, with its sum.
     fn sum_with(&self, x: f64) -> Option<(Side, f64)> {
         let side = Side::of(x, self.mean)?;
-        let z = self.z(x);
-        Some((
-            side,
-            match side {
-                Side::Above => self.above.next(z, self.k),
-                Side::Below => self.below.next(-z, self.k),
-            },
-        ))
+        Some((side, self.sum(side).next(side.sign() * self.z(x), self.k)))
     }
 }
 
@@ -302,8 +308,8 @@ impl EntityModel for Sums {
                     }
                 };
                 // S + z − k = h; a sum far up already still leaves the expected value normal.
-                let below = (below + self.k - self.below.s).max(0.0);
-                let above = (above + self.k - self.above.s).max(0.0);
+                let below = (below + self.k - self.sum(Side::Below).s).max(0.0);
+                let above = (above + self.k - self.sum(Side::Above).s).max(0.0);
                 (
                     finite(self.mean - finite(below * self.sd())),
                     finite(self.mean + finite(above * self.sd())),
@@ -315,9 +321,9 @@ impl EntityModel for Sums {
         }
         let Some((side, s)) = self.sum_with(point.value) else { return verdict };
         verdict.statistic = side.sign() * s;
+        verdict.direction = side.direction();
         if self.is_degenerate() {
-            verdict.direction = side.direction();
-            if s > 0.0 && !self.excursions.is_silent(side) {
+            if s > 0.0 {
                 let ln_p = OffCentre::default().ln_p(self.mean, self.count(), point.value);
                 verdict.tail = Tail::LnP(ln_p);
                 verdict.is_anomaly = own.map_or(ln_p < rule.ln_alpha, |h| s > h);
@@ -325,7 +331,7 @@ impl EntityModel for Sums {
             return verdict;
         }
         let e = evidence(s, self.k);
-        self.excursions.judge(side, e, own.map(|h| s > h), rule, &mut verdict);
+        self.excursions.judge_aloud(side, e, own.map(|h| s > h), rule, &mut verdict);
         verdict
     }
 

@@ -80,7 +80,7 @@ impl Strategy for LevelShift {
         let excursions = Excursions::decode(reader)?;
         let noise = NoiseScale::decode(reader)?;
         let windows = AdjacentWindows::decode(reader, self.window)?;
-        if windows.ring.len() as u64 != noise.count().min(windows.capacity() as u64) {
+        if windows.len() as u64 != noise.count().min(windows.capacity() as u64) {
             return Err(reader.corrupted("counts contradict each other"));
         }
         Ok(Box::new(Contrast { windows, noise, excursions }))
@@ -115,7 +115,7 @@ fn middle(a: f64, b: f64) -> f64 {
 }
 
 impl AdjacentWindows {
-    fn new(w: usize) -> Self {
+    pub fn new(w: usize) -> Self {
         AdjacentWindows {
             w,
             ring: std::collections::VecDeque::with_capacity(2 * w),
@@ -124,15 +124,33 @@ impl AdjacentWindows {
         }
     }
 
-    fn capacity(&self) -> usize {
+    pub fn width(&self) -> usize {
+        self.w
+    }
+
+    pub fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// The window before, ascending.
+    pub fn before(&self) -> &[f64] {
+        &self.before
+    }
+
+    /// The recent values, ascending.
+    pub fn recent(&self) -> &[f64] {
+        &self.recent
+    }
+
+    pub fn capacity(&self) -> usize {
         2 * self.w - 1
     }
 
-    fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.ring.len() == self.capacity()
     }
 
-    fn push(&mut self, x: f64) {
+    pub fn push(&mut self, x: f64) {
         let x = x + 0.0; // −0 is 0
         if self.is_full()
             && let Some(oldest) = self.ring.pop_front()
@@ -166,14 +184,14 @@ impl AdjacentWindows {
         }
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&(self.ring.len() as u32).to_le_bytes());
         for x in &self.ring {
             out.extend_from_slice(&x.to_le_bytes());
         }
     }
 
-    fn decode(reader: &mut Reader<'_>, w: usize) -> Result<Self> {
+    pub fn decode(reader: &mut Reader<'_>, w: usize) -> Result<Self> {
         let mut windows = AdjacentWindows::new(w);
         let len = reader.u32()? as usize;
         if len > windows.capacity() {
@@ -187,9 +205,12 @@ impl AdjacentWindows {
     }
 }
 
-/// A smooth normal process passes z standard deviations as often as exp(−z²/2) says (Rice 1944).
+/// Smaller excursions are no evidence: what is calibrated is the tail.
+const LEAST: f64 = 1.0;
+
+/// A smooth normal process passes z standard deviations as often as exp(−z²/2) says (S. O. Rice 1944).
 fn evidence(z: f64) -> f64 {
-    if z > 0.0 { (0.5 * z * z).clamp(f64::MIN_POSITIVE, 1e12) } else { 0.0 }
+    if z > 0.0 { (0.5 * z * z - LEAST).clamp(f64::MIN_POSITIVE, 1e12) } else { 0.0 }
 }
 
 struct Contrast {
@@ -262,7 +283,7 @@ impl EntityModel for Contrast {
             (d, d)
         } else {
             let (below, above) = self.excursions.critical(&rule.alpha());
-            let z = |evidence: f64| (2.0 * evidence).sqrt();
+            let z = |evidence: f64| (2.0 * (evidence + LEAST)).sqrt();
             (finite(z(below) * self.unit()), finite(z(above) * self.unit()))
         };
         verdict.expected = before;

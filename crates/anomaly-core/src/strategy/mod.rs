@@ -10,7 +10,9 @@
 mod changepoint;
 mod cusum;
 mod error_scale;
+mod esd;
 mod ewma;
+mod flat_line;
 mod iqr;
 mod level_shift;
 mod location_scale;
@@ -25,6 +27,7 @@ mod random_cut_forest;
 mod shape;
 mod statistic;
 mod threshold;
+mod volatility_shift;
 mod zscore;
 
 use serde_json::{Map, Value};
@@ -38,7 +41,9 @@ use crate::{Error, Result};
 
 pub use changepoint::Changepoint;
 pub use cusum::Cusum;
+pub use esd::Esd;
 pub use ewma::Ewma;
+pub use flat_line::FlatLine;
 pub use iqr::Iqr;
 pub use level_shift::LevelShift;
 pub use mad::Mad;
@@ -48,6 +53,7 @@ pub use persist::Persist;
 pub use quantile::Quantile;
 pub use random_cut_forest::RandomCutForest;
 pub use threshold::Threshold;
+pub use volatility_shift::VolatilityShift;
 pub use zscore::Zscore;
 
 /// When a point is an anomaly.
@@ -227,7 +233,7 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         Some(|params, context| Ok(Box::new(Cusum::new(params, context)?)))),
     info("statistical_esd", "esd", "statistical",
         "generalised extreme studentised deviate test over the latest points",
-        None),
+        Some(|params, context| Ok(Box::new(Esd::new(params, context)?)))),
     info("statistical_quantile", "quantile", "statistical",
         "beyond quantiles of the history",
         Some(|params, context| Ok(Box::new(Quantile::new(params, context)?)))),
@@ -242,10 +248,10 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         Some(|params, context| Ok(Box::new(LevelShift::new(params, context)?)))),
     info("statistical_volatility_shift", "volatility_shift", "statistical",
         "the spread of the latest points against that of the points before",
-        None),
+        Some(|params, context| Ok(Box::new(VolatilityShift::new(params, context)?)))),
     info("statistical_flat_line", "flat_line", "statistical",
         "a value that stays the same for unusually long",
-        None),
+        Some(|params, context| Ok(Box::new(FlatLine::new(params, context)?)))),
     info("statistical_seasonal", "seasonal", "statistical",
         "distance from trend and seasons that are found by themselves",
         None),

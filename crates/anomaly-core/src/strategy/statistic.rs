@@ -185,7 +185,8 @@ impl Excursions {
     }
 
     /// Puts the probability of evidence ≥ 0 into a verdict, and whether it is an anomaly: by the
-    /// strategy's own rule if `own` says so, else by the rate.
+    /// strategy's own rule if `own` says so, else by the rate. Nothing is, in an excursion that has been
+    /// signalled.
     pub fn judge(
         &self,
         side: Side,
@@ -194,8 +195,21 @@ impl Excursions {
         rule: &Rule,
         verdict: &mut Verdict,
     ) {
-        verdict.direction = side.direction();
-        if evidence <= 0.0 || self.is_silent(side) {
+        if !self.is_silent(side) {
+            self.judge_aloud(side, evidence, own, rule, verdict);
+        }
+    }
+
+    /// The same, whether or not the excursion has been signalled.
+    pub fn judge_aloud(
+        &self,
+        side: Side,
+        evidence: f64,
+        own: Option<bool>,
+        rule: &Rule,
+        verdict: &mut Verdict,
+    ) {
+        if evidence <= 0.0 {
             return;
         }
         verdict.tail = self.calibrator.tail(side.sign() * residual_of(evidence), DOF);

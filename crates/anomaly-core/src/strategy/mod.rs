@@ -7,6 +7,7 @@
 //! calibration, verdicts and bounds from there; what has a statistic of its own implements
 //! [`EntityModel`].
 
+mod auto;
 mod changepoint;
 mod cusum;
 mod error_scale;
@@ -39,6 +40,7 @@ use crate::point::Point;
 use crate::verdict::Verdict;
 use crate::{Error, Result};
 
+pub use auto::Auto;
 pub use changepoint::Changepoint;
 pub use cusum::Cusum;
 pub use esd::Esd;
@@ -290,7 +292,7 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         None),
     info("hybrid_auto", "auto", "hybrid",
         "chooses and combines strategies by what the data shows",
-        None),
+        Some(|params, context| Ok(Box::new(Auto::new(params, context)?)))),
 ];
 
 /// Older names that still work.

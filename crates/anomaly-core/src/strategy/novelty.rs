@@ -24,6 +24,7 @@
 //! rest after an alarm.
 
 use std::cell::Cell;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
@@ -40,7 +41,7 @@ use crate::{Error, Result};
 const BINS: usize = 96;
 const BIN_SECONDS: u32 = 900;
 /// Over how many points a surprise is remembered.
-const MEMORY: u64 = 400;
+pub(super) const MEMORY: u64 = 400;
 /// How much more surprising than what is remembered a point must be to be news: e times less probable.
 const NEWS: f64 = 1.0;
 /// Longest mean of a view.
@@ -430,6 +431,10 @@ const SLOPE_PRIOR: f64 = 20.0;
 /// One excess counts as so many nats at most.
 const LARGEST_EXCESS: f64 = 10.0;
 
+/// P of the prior at the edges.
+static PRIOR_SHARES: LazyLock<[f64; SURPRISES]> =
+    LazyLock::new(|| std::array::from_fn(|cell| libm::exp(-surprise_edge(cell))));
+
 /// The distribution of surprises: what they are worth.
 #[derive(Clone)]
 struct Surprises {
@@ -542,17 +547,23 @@ impl Surprises {
         if ln_alpha <= ln_top {
             return top + (ln_top - ln_alpha) * self.mean;
         }
+        let units = f64::from(UNITS);
+        let wanted = libm::exp(ln_alpha) * (self.units as f64 / units + SURPRISE_PRIOR);
+        let prior = &*PRIOR_SHARES;
         let mut cell = self.top;
         while cell > 0 {
             cell -= 1;
             seen += f64::from(self.cells[cell]);
-            if libm::log(self.share(seen, surprise_edge(cell)).min(1.0)) >= ln_alpha {
+            if seen / units + SURPRISE_PRIOR * prior[cell] >= wanted {
                 break;
             }
         }
         let (mut low, mut high) = (surprise_edge(cell), surprise_edge(cell + 1));
         for _ in 0..40 {
             let middle = 0.5 * (low + high);
+            if middle <= low || middle >= high {
+                break;
+            }
             if self.ln_p(middle) < ln_alpha {
                 high = middle;
             } else {
@@ -743,7 +754,6 @@ impl Surprise {
         if nearest >= reach {
             return outer;
         }
-        let sign = if side == Direction::High { 1.0 } else { -1.0 };
         let sign = if side == Direction::High { 1.0 } else { -1.0 };
         let excess = |d: f64| s(finite(expected + sign * d)) - limit;
         // S jumps at the edges of views and is smooth between them.
@@ -948,6 +958,44 @@ impl DayProfile {
             }
         }
         Ok(profile)
+    }
+}
+
+/// The mean of the latest days at a time of day, without novelty: what novelty expects.
+pub(super) struct Profile {
+    calendar: Calendar,
+}
+
+impl Profile {
+    pub fn new(context: &Context) -> Self {
+        Profile { calendar: context.calendar.clone() }
+    }
+}
+
+impl Strategy for Profile {
+    fn name(&self) -> &'static str {
+        "day_profile"
+    }
+
+    fn short_name(&self) -> &'static str {
+        "day_profile"
+    }
+
+    fn statistic_name(&self) -> &'static str {
+        "residual"
+    }
+
+    fn algorithm(&self) -> u16 {
+        20
+    }
+
+    fn new_state(&self) -> Box<dyn EntityModel> {
+        Box::new(LocationScale::new(DayProfile::new(self.calendar.clone())))
+    }
+
+    fn decode_state(&self, reader: &mut Reader<'_>) -> Result<Box<dyn EntityModel>> {
+        let calendar = self.calendar.clone();
+        Ok(Box::new(LocationScale::decode(reader, |r| DayProfile::decode(r, calendar))?))
     }
 }
 

@@ -19,7 +19,7 @@ use common::series::{
     Anomaly, DAY, HOUR, MINUTE, MONDAY, SHAPES, Sample, Series, Shape, Times, plain, series,
 };
 use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use serde_json::Value;
 
 /// What is wrong with a verdict that `state` gave, its texts included; empty when it means something.
@@ -176,6 +176,14 @@ fn inputs() -> Vec<Input> {
         ),
         input("up to 1e308", plain((0..309).map(|i| libm::pow(10.0, f64::from(i))))),
         input("ramp to 1e308", plain((0..300).map(|i| f64::from(i) * 3e305))),
+        input("zeros, 1e15 and -1e308", {
+            let value = |i| match i {
+                60 => 1e15,
+                61 => -1e308,
+                _ => 0.0,
+            };
+            plain((0..80).map(value))
+        }),
         input("denormals", plain((0..300).map(|i| f64::from(i % 7) * 5e-324))),
         input("alternating denormals", alternate(5e-324, -5e-324)),
         input("from 1e-308 to 1e308", alternate(1e-308, 1e308)),
@@ -241,24 +249,37 @@ const PROBES: [f64; 14] = [
 
 #[test]
 fn fault_i1_i2_i3_i5_bad_input_gets_a_defined_verdict() {
+    bad_input(&[
+        (None, 1.0, Kind::Value),
+        (Some(3.0), 1.0, Kind::Value),
+        (None, 1.0, Kind::Count),
+        (Some(3.0), 1.0, Kind::Ratio),
+    ]);
+}
+
+/// Where the critical value itself overflows.
+#[test]
+#[ignore = "defect 6 in notes/defects.md: anomalies that are not improbable at the largest values"]
+fn fault_i3_bad_input_at_the_smallest_rate_gets_a_defined_verdict() {
+    bad_input(&[(None, 1e-9, Kind::Value)]);
+}
+
+/// Threshold, alerts per day and kind of each detector.
+fn bad_input(settings: &[(Option<f64>, f64, Kind)]) {
     let inputs = inputs();
     every(|strategy| {
-        for (threshold, kind) in [
-            (None, Kind::Value),
-            (Some(3.0), Kind::Value),
-            (None, Kind::Count),
-            (Some(3.0), Kind::Ratio),
-        ] {
+        for &(threshold, alerts_per_day, kind) in settings {
             for Input { name, zone, samples } in &inputs {
                 let Some(detector) = detector_if(DetectorConfig {
                     threshold,
+                    alerts_per_day,
                     time_zone: (*zone).into(),
                     min_data_points: 20,
                     ..of_kind(strategy, kind)
                 }) else {
                     continue;
                 };
-                let context = format!("{strategy} {threshold:?} {kind:?}, {name}");
+                let context = format!("{strategy} {threshold:?} {alerts_per_day} {kind:?}, {name}");
                 let sound = |state: &EntityState, verdict: &Verdict| {
                     let flaws = flaws(&detector, state, verdict);
                     assert!(flaws.is_empty(), "{context}: {flaws:#?}");
@@ -445,16 +466,20 @@ fn any_config() -> impl Strategy<Value = DetectorConfig> {
     )
 }
 
-/// Cases for each strategy: an eighth of proptest's own number.
+/// Cases for each strategy: an eighth of proptest's own number, the same in every run unless
+/// PROPTEST_CASES asks for another number.
 fn runner() -> TestRunner {
     let default = ProptestConfig::default();
-    let cases = (default.cases / 8).max(1);
-    TestRunner::new(ProptestConfig {
-        cases,
+    let config = ProptestConfig {
+        cases: (default.cases / 8).max(1),
         max_shrink_iters: 1024,
         failure_persistence: None,
         ..default
-    })
+    };
+    if std::env::var_os("PROPTEST_CASES").is_some() {
+        return TestRunner::new(config);
+    }
+    TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
 }
 
 /// Any rows, any settings, stored and read at any place: a defined verdict each, and the same one as
@@ -857,6 +882,10 @@ fn check_c28_the_range_is_where_anomalies_begin() {
                     let slack = 1e-6 * (v.upper - v.lower) + 1e-9 * (v.upper.abs() + v.lower.abs());
                     let slack = slack.max(1e-9 * all.spread);
                     let judge = |x: f64| detector.judge(&state, &s.with(x).point()).is_anomaly;
+                    let far = [v.expected - 1e9 * all.spread, v.expected + 1e9 * all.spread];
+                    if strategy == "cusum" && far.iter().any(|x| !judge(*x)) {
+                        continue; // silent after a signal, whatever comes
+                    }
                     let context = format!("{strategy} {threshold:?}, {name}: {v:?}");
                     if v.upper.is_finite() {
                         assert!(

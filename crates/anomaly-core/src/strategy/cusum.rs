@@ -200,8 +200,11 @@ struct Sums {
     above: Sum,
     excursions: Excursions,
     /// The critical evidence that was asked for last, and their sums.
-    critical: Cell<Option<((f64, f64), (f64, f64))>>,
+    critical: Cell<Option<(Pair, Pair)>>,
 }
+
+/// Of the lower and the upper sum.
+type Pair = (f64, f64);
 
 impl Sums {
     fn sd(&self) -> f64 {
@@ -209,8 +212,8 @@ impl Sums {
     }
 
     fn is_degenerate(&self) -> bool {
-        // written so that NaN counts as degenerate
-        !(self.sd() > ROUNDING * self.mean.abs())
+        let spread = self.sd();
+        spread.is_nan() || spread <= ROUNDING * self.mean.abs()
     }
 
     /// Any other value is far from a constant.

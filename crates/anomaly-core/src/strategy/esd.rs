@@ -230,7 +230,8 @@ impl Clean {
     }
 
     fn is_degenerate(&self) -> bool {
-        !(self.spread() > ROUNDING * self.mean.abs())
+        let spread = self.spread();
+        spread.is_nan() || spread <= ROUNDING * self.mean.abs()
     }
 
     fn dof(&self) -> f64 {

@@ -221,8 +221,8 @@ struct Contrast {
 
 impl Contrast {
     fn is_degenerate(&self, level: f64) -> bool {
-        // written so that NaN counts as degenerate
-        !(self.noise.sd() > ROUNDING * level.abs())
+        let spread = self.noise.sd();
+        spread.is_nan() || spread <= ROUNDING * level.abs()
     }
 
     /// The standard deviation of the contrast of two medians of normal noise.

@@ -385,9 +385,8 @@ pub fn strategy(name: &str, params: &Value, context: &Context) -> Result<Box<dyn
     };
     let Some(make) = info.make else {
         return Err(Error::Unsupported(format!(
-            "strategy \"{}\" is not implemented in this version; available are {}",
-            info.name,
-            listed(STRATEGIES.iter().filter(|s| s.is_available()).map(|s| s.name)),
+            "strategy \"{}\" is not implemented in this version",
+            info.name
         )));
     };
     make(params, context)

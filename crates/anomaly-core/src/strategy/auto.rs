@@ -17,10 +17,10 @@ use super::novelty::{self, Surprise};
 use super::{
     Context, EntityModel, Rule, STRATEGIES, Strategy, check_keys, integer_param, json_number,
 };
-use crate::Result;
 use crate::codec::Reader;
 use crate::point::Point;
 use crate::verdict::Verdict;
+use crate::{Error, Result};
 
 /// Strategies that compete, in the order in which ties are decided: the simpler first.
 const CANDIDATES: [&str; 11] = [
@@ -62,7 +62,7 @@ pub struct Auto {
 impl Auto {
     /// `habituation`: as of [`super::Novelty`].
     pub fn new(params: &Map<String, Value>, context: &Context) -> Result<Self> {
-        check_keys("hybrid_auto", params, &["habituation"])?;
+        check_keys("hybrid_auto", params, &["habituation", "base"])?;
         let memory = integer_param(params, "habituation", novelty::MEMORY, 0..=1_000_000)?;
         let mut candidates = Vec::new();
         for short_name in CANDIDATES {
@@ -76,6 +76,15 @@ impl Auto {
             let info = STRATEGIES.iter().find(|s| s.short_name == short_name);
             if let Some(make) = info.and_then(|s| s.make) {
                 candidates.push(Candidate { short_name, strategy: make(&Map::new(), context)? });
+            }
+        }
+        if let Some(base) = params.get("base") {
+            candidates.retain(|c| Some(c.short_name) == base.as_str());
+            if candidates.is_empty() {
+                return Err(Error::invalid(
+                    format!("parameter \"base\" is {base}"),
+                    format!("It must be one of {}.", CANDIDATES.join(", ")),
+                ));
             }
         }
         Ok(Auto { context: context.clone(), memory, candidates: candidates.into() })

@@ -625,6 +625,18 @@ pub(super) struct Surprise {
     critical: Cell<Option<Critical>>,
 }
 
+/// What the −ln p of a baseline counts for. By n points it can vouch for p down to 1/n; what it
+/// extrapolates beyond is a guess about tails, and counts by its logarithm only.
+fn vouched(surprise: f64, points: u64) -> f64 {
+    let known = libm::log(points as f64 + 1.0);
+    if surprise <= known { surprise } else { known + libm::log1p(surprise - known) }
+}
+
+fn vouched_inverse(s: f64, points: u64) -> f64 {
+    let known = libm::log(points as f64 + 1.0);
+    if s <= known { s } else { known + libm::expm1((s - known).min(700.0)) }
+}
+
 /// A point as the views see it.
 struct Seen {
     bin: usize,
@@ -703,7 +715,8 @@ impl Surprise {
             Some(threshold) => threshold,
             None => self.untold(self.critical(rule.ln_alpha)),
         };
-        let ln_limit = (-limit).clamp(MIN_LN_P, -f64::EPSILON);
+        let seen_points = base.count();
+        let ln_limit = (-vouched_inverse(limit, seen_points)).clamp(MIN_LN_P, -f64::EPSILON);
         let base_rule =
             Rule { threshold: None, ln_alpha: ln_limit, z_alpha: deviation_from_ln_p(ln_limit) };
         let mut verdict = base.judge(point, &base_rule);
@@ -713,13 +726,13 @@ impl Surprise {
         let seen = self.see(point.at);
         let x = point.value;
         verdict.direction = Direction::of(x, verdict.expected);
-        let s = self.sum(&seen, &verdict, x);
+        let s = self.sum(&seen, &verdict, seen_points, x);
         verdict.statistic = if verdict.direction == Direction::Low { -s } else { s };
         verdict.tail = Tail::LnP(self.surprises.ln_p(self.told(s)));
         let judge = |x: f64| {
             let mut v = base.judge(&Point { value: x, ..*point }, &base_rule);
             v.direction = Direction::of(x, verdict.expected);
-            self.sum(&seen, &v, x)
+            self.sum(&seen, &v, seen_points, x)
         };
         let (lower, upper) = (verdict.lower, verdict.upper);
         verdict.upper = self.bound(&seen, verdict.expected, upper, Direction::High, limit, &judge);
@@ -731,8 +744,8 @@ impl Surprise {
         verdict
     }
 
-    fn sum(&self, seen: &Seen, base: &Verdict, x: f64) -> f64 {
-        -base.ln_p() + self.novelty(seen, x, base.direction)
+    fn sum(&self, seen: &Seen, base: &Verdict, points: u64, x: f64) -> f64 {
+        vouched(-base.ln_p(), points) + self.novelty(seen, x, base.direction)
     }
 
     /// Where S reaches `limit` on one side; `outer` is where the baseline alone does.
@@ -801,7 +814,7 @@ impl Surprise {
         let verdict = base.judge(point, &rule);
         if !verdict.expected.is_nan() && base.count() > 1 {
             let side = Direction::of(x, verdict.expected);
-            let s = -verdict.ln_p() + self.novelty(&seen, x, side);
+            let s = vouched(-verdict.ln_p(), base.count()) + self.novelty(&seen, x, side);
             self.surprises.learn(self.told(s));
             self.remembered =
                 (self.remembered * self.fade).max(if self.fade > 0.0 { s } else { 0.0 });

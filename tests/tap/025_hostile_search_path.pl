@@ -133,6 +133,12 @@ SELECT public.completeness(v), public.uniqueness(e), public.validity(ok) FROM da
 SELECT rows, expected, lower, upper, is_anomaly FROM public.volume_check('data.points', 'at', '1 hour', 'UNTIL') ORDER BY bucket_start LIMIT 5;
 SELECT * FROM public.detect_anomalies('data.points', value => 'v', at => 'at', entity => 'e', threshold => 5) OFFSET 90 LIMIT 20;
 SELECT is_anomaly, deviation FROM public.detect_anomalies('SELECT at, v FROM data.points', strategy => 'iqr') OFFSET 190;
+AGGREGATES
+SELECT * FROM public.detect_periods((SELECT pg_catalog.array_agg(v ORDER BY i) FROM data.points));
+SELECT * FROM public.decompose((SELECT pg_catalog.array_agg(v ORDER BY i) FROM data.points WHERE i OPERATOR(pg_catalog.<) 40)) LIMIT 5;
+SELECT entity, value, status FROM public.detect_anomalies('data.points', value => 'v', trials => 'i', bucket => '30 minutes', on_missing => 'interpolate') OFFSET 2 LIMIT 6;
+SELECT status FROM public.detect_anomalies('SELECT at OPERATOR(pg_catalog.-) pg_catalog.make_interval(years => i) AS at, v FROM data.points', bucket => '1 day', on_missing => 'previous') LIMIT 2;
+SELECT status FROM public.detect_anomalies('SELECT at OPERATOR(pg_catalog.-) pg_catalog.make_interval(years => i) AS at, v FROM data.points', bucket => '1 month', time_zone => 'Europe/Berlin') LIMIT 2;
 
 SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'data.points', value => 'v', at => 'at', entity => 'e', threshold => 6, settle => '0 s', name => 'created', min_data_points => 20);
 SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'data.points', value => 'v', name => 'created');
@@ -156,6 +162,9 @@ SELECT detector, status, severity, entity, points, value, expected, lower, upper
 SELECT detector, version, active, entities, shared_bytes FROM anomaly.models ORDER BY detector, version;
 SELECT entity, strategy, status, points, expected_alerts_per_day FROM anomaly.explain_detector('created');
 SELECT entity, strategy, status, points, expected_alerts_per_day FROM anomaly.explain_detector('watched', 'no such');
+SELECT detector, status FROM anomaly.watch('data.points', entity => 'e', bucket => '1 hour', aggregate => 'count', on_missing => 'anomaly', direction => 'above', min_effect => 1, settle => '0 s', min_data_points => 20, name => 'counted');
+SELECT status, alerts_opened FROM anomaly.scan('counted');
+SELECT anomaly.drop_detector('counted');
 SELECT metric, entity, value FROM anomaly.samples ORDER BY metric, value;
 SELECT * FROM anomaly.strategies ORDER BY strategy;
 SELECT * FROM anomaly.anomaly_types ORDER BY anomaly_type;
@@ -182,6 +191,9 @@ CALL anomaly.run_due();
 SELECT anomaly.drop_monitor('system'), anomaly.drop_monitor('system');
 SELECT anomaly.drop_detector('created'), anomaly.drop_detector('watched'), anomaly.drop_detector('created'), anomaly.drop_detector('system_cpu_statistical_mad_load');
 };
+my $aggregates = join "\n", map { "SELECT entity, value, status FROM public.detect_anomalies('data.points', value => 'v', bucket => '30 minutes', aggregate => '$_', on_missing => 'zero') OFFSET 2 LIMIT 6;" }
+  qw(avg sum count count_distinct min max median p95 stddev first last);
+$CALLS =~ s/AGGREGATES/$aggregates/;
 my $until = $node->safe_psql('postgres', "SET TimeZone = 'UTC'; SELECT to_timestamp($base + 100 * 300 - 400)");
 $CALLS =~ s/'UNTIL'/'$until'/g;
 

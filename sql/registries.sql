@@ -18,16 +18,16 @@ INSERT INTO anomaly.strategy (strategy, short_name, family, description, availab
     ('statistical_seasonal', 'seasonal', 'statistical', 'distance from trend and seasons that are found by themselves', false, true),
     ('statistical_holt_winters', 'holt_winters', 'statistical', 'forecast error of triple exponential smoothing', false, true),
     ('statistical_changepoint', 'changepoint', 'statistical', 'a new regime, told once, then the new normal', true, true),
-    ('statistical_novelty', 'novelty', 'statistical', 'values and courses of the day that were never seen before', false, true),
-    ('learning_matrix_profile', 'matrix_profile', 'learning', 'subsequences unlike any before (discords)', false, true),
-    ('learning_random_cut_forest', 'random_cut_forest', 'learning', 'how much a point displaces in a forest of random cuts', false, true),
+    ('statistical_novelty', 'novelty', 'statistical', 'values and courses of the day that were never seen before', true, true),
+    ('learning_matrix_profile', 'matrix_profile', 'learning', 'subsequences unlike any before (discords)', true, true),
+    ('learning_random_cut_forest', 'random_cut_forest', 'learning', 'how much a point displaces in a forest of random cuts', true, true),
     ('learning_isolation_forest', 'isolation_forest', 'learning', 'how quickly random splits isolate the row', false, true),
     ('learning_one_class_svm', 'one_class_svm', 'learning', 'distance outside the support of the training rows', false, true),
     ('learning_autoencoder', 'autoencoder', 'learning', 'reconstruction error of a dense network', false, true),
     ('learning_lstm', 'lstm', 'learning', 'prediction error of a recurrent network', false, true),
     ('hybrid_ensemble', 'ensemble', 'hybrid', 'weighted vote of calibrated members', false, true),
     ('hybrid_adaptive', 'adaptive', 'hybrid', 'ensemble that learns its weights from feedback', false, true),
-    ('hybrid_auto', 'auto', 'hybrid', 'chooses and combines strategies by what the data shows', false, true);
+    ('hybrid_auto', 'auto', 'hybrid', 'chooses and combines strategies by what the data shows', true, true);
 
 INSERT INTO anomaly.anomaly_type (anomaly_type, family, description, builtin) VALUES
     ('system_cpu', 'system', 'processor load', true),

@@ -453,7 +453,7 @@ fn surprise_cell(t: f64) -> usize {
     if t < 2.0 {
         (t * 64.0) as usize
     } else {
-        (FINE + ((t - 2.0) * 4.0) as usize).min(SURPRISES - 1)
+        FINE.saturating_add(((t - 2.0) * 4.0) as usize).min(SURPRISES - 1)
     }
 }
 

@@ -186,7 +186,7 @@ impl Baseline for History {
         let d = point.value - k.median;
         let range = if d < 0.0 { k.median - k.lower } else { k.upper - k.median };
         // A constant history has no range: any other value is beyond every multiple of it.
-        if d == 0.0 { 0.0 } else { finite(d / range) }
+        if d == 0.0 { 0.0 } else { finite(finite(d) / finite(range)) }
     }
 
     fn bounds(&self, _point: &Point, _fit: &Fit, threshold: f64) -> (f64, f64) {

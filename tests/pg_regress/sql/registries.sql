@@ -26,6 +26,8 @@ SELECT anomaly_type, pg_temp.attempt(format('SELECT anomaly.create_detector(%L, 
 SELECT pg_temp.attempt('SELECT * FROM anomaly.process_data_point(''{"c1_metric": 1}'', ARRAY[''system_gpu''])');
 
 -- check_c1_strategies: each listed one is accepted, or refused as one that this version does not have; short forms alike
+-- what a strategy cannot do without
+CREATE FUNCTION pg_temp.least_params(strategy text) RETURNS text LANGUAGE sql AS $$ SELECT CASE strategy WHEN 'statistical_threshold' THEN '{"min": 0}' ELSE '{}' END $$;
 CREATE TEMP TABLE listed_strategy (strategy text);
 INSERT INTO listed_strategy VALUES ('statistical_zscore'), ('statistical_iqr'), ('statistical_moving_average'), ('statistical_regression'),
     ('learning_isolation_forest'), ('learning_one_class_svm'), ('learning_autoencoder'), ('learning_lstm'), ('learning_deep_lstm'),
@@ -33,16 +35,16 @@ INSERT INTO listed_strategy VALUES ('statistical_zscore'), ('statistical_iqr'), 
     ('statistical_ewma'), ('statistical_cusum'), ('statistical_esd'), ('statistical_quantile'), ('statistical_threshold'), ('statistical_persist'),
     ('statistical_level_shift'), ('statistical_volatility_shift'), ('statistical_flat_line'), ('statistical_seasonal'), ('statistical_holt_winters'),
     ('statistical_changepoint'), ('statistical_novelty'), ('learning_matrix_profile'), ('learning_random_cut_forest');
-SELECT strategy, pg_temp.attempt(format('SELECT anomaly.create_detector(''system_cpu'', %L, ''c1_strategy'', name => %L)', strategy, 'full ' || strategy)) AS full_name,
-       pg_temp.attempt(format('SELECT anomaly.create_detector(''system_cpu'', %L, ''c1_strategy'', name => %L)', short, 'short ' || short))
-       = pg_temp.attempt(format('SELECT anomaly.create_detector(''system_cpu'', %L, ''c1_strategy'', name => %L)', strategy, 'short again ' || short)) AS short_name_alike
-  FROM listed_strategy, regexp_replace(strategy, '^[a-z]+_', '') AS short ORDER BY 1;
+SELECT strategy, pg_temp.attempt(format('SELECT anomaly.create_detector(''system_cpu'', %L, ''c1_strategy'', name => %L, params => %L)', strategy, 'full ' || strategy, params)) AS full_name,
+       pg_temp.attempt(format('SELECT anomaly.create_detector(''system_cpu'', %L, ''c1_strategy'', name => %L, params => %L)', short, 'short ' || short, params))
+       = pg_temp.attempt(format('SELECT anomaly.create_detector(''system_cpu'', %L, ''c1_strategy'', name => %L, params => %L)', strategy, 'short again ' || short, params)) AS short_name_alike
+  FROM listed_strategy, regexp_replace(strategy, '^[a-z]+_', '') AS short, pg_temp.least_params(strategy) AS params ORDER BY 1;
 SELECT detector, strategy FROM anomaly.detectors WHERE metric_name = 'c1_strategy' AND detector NOT LIKE 'short again %' ORDER BY 1;
 (SELECT strategy FROM listed_strategy WHERE strategy <> 'learning_deep_lstm' EXCEPT SELECT strategy FROM anomaly.strategies)
 UNION ALL (SELECT strategy FROM anomaly.strategies EXCEPT TABLE listed_strategy);
 -- what is said to be available is, and nothing else
-SELECT strategy, available, pg_temp.attempt(format('SELECT anomaly.create_detector(''system_cpu'', %L, ''c1_available'', name => %L)', strategy, 'available ' || strategy)) = 'accepted' AS accepted
-  FROM anomaly.strategies ORDER BY 1;
+SELECT strategy, available, pg_temp.attempt(format('SELECT anomaly.create_detector(''system_cpu'', %L, ''c1_available'', name => %L, params => %L)', strategy, 'available ' || strategy, params)) = 'accepted' AS accepted
+  FROM anomaly.strategies, pg_temp.least_params(strategy) AS params ORDER BY 1;
 
 -- check_c1_other_strategies
 SELECT strategy, pg_temp.attempt(format('SELECT anomaly.create_detector(''system_cpu'', %L, ''c1_other'')', strategy))

@@ -39,7 +39,7 @@ use super::{Context, EntityModel, Rule, Strategy, check_keys, json_number};
 use crate::Result;
 use crate::codec::Reader;
 use crate::point::Point;
-use crate::verdict::Verdict;
+use crate::verdict::{Direction, Verdict};
 
 /// The longest run that is a candidate.
 const LONGEST: usize = 100;
@@ -297,11 +297,13 @@ impl Regime {
         let values = |from| -> Vec<f64> {
             self.latest.iter().skip(from).map(|(_, x)| *x).chain([value]).collect()
         };
-        let mut level = median(&mut values(from));
+        // A run may begin with a drift of the old regime; its latest points are the new one.
+        let latest = (self.latest.len() + 1).saturating_sub(SHORTEST).max(from);
+        let level = median(&mut values(latest));
         let old = |(_, x): &&(i64, f64)| (*x - self.level).abs() < (*x - level).abs();
         let from = from + self.latest.iter().skip(from).take_while(old).count();
         let mut values = values(from);
-        level = median(&mut values);
+        let level = median(&mut values);
         let began = self.latest.get(from).map_or(at, |(at, _)| *at);
         (began, level, values.len() as u64)
     }
@@ -374,12 +376,15 @@ impl EntityModel for Regime {
             verdict.lower = finite(self.level - finite(below * sd));
             verdict.upper = finite(self.level + finite(above * sd));
         }
-        if non_finite(point, &mut verdict) || !self.is_started() {
+        if non_finite(point, &mut verdict) {
+            return verdict;
+        }
+        verdict.direction = Direction::of(point.value, verdict.expected);
+        if !self.is_started() {
             return verdict;
         }
         let Some((side, run)) = self.run_of(point.value) else { return verdict };
         verdict.statistic = side.sign() * run.log_odds;
-        verdict.direction = side.direction();
         let own = rule.threshold.map(|t| run.log_odds > t);
         self.excursions.judge(side, run.evidence(), own, rule, &mut verdict);
         verdict

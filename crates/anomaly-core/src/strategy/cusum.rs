@@ -29,7 +29,7 @@ use super::{Context, EntityModel, Rule, Strategy, check_keys, json_number, numbe
 use crate::Result;
 use crate::codec::Reader;
 use crate::point::Point;
-use crate::verdict::{Tail, Verdict};
+use crate::verdict::{Direction, Tail, Verdict};
 
 /// Points that the in-control mean remembers.
 const MEMORY: u64 = 1000;
@@ -189,6 +189,9 @@ fn sum_of_evidence(evidence: f64, k: f64) -> f64 {
     0.5 * (low + high)
 }
 
+/// Below and above.
+type Limits = (f64, f64);
+
 struct Sums {
     k: f64,
     h: Option<f64>,
@@ -200,11 +203,8 @@ struct Sums {
     above: Sum,
     excursions: Excursions,
     /// The critical evidence that was asked for last, and their sums.
-    critical: Cell<Option<(Pair, Pair)>>,
+    critical: Cell<Option<(Limits, Limits)>>,
 }
-
-/// Of the lower and the upper sum.
-type Pair = (f64, f64);
 
 impl Sums {
     fn sd(&self) -> f64 {
@@ -212,8 +212,7 @@ impl Sums {
     }
 
     fn is_degenerate(&self) -> bool {
-        let spread = self.sd();
-        spread.is_nan() || spread <= ROUNDING * self.mean.abs()
+        self.sd() <= ROUNDING * self.mean.abs()
     }
 
     /// Any other value is far from a constant.
@@ -261,7 +260,7 @@ impl Sums {
         self.noise.push(x);
     }
 
-    fn critical_sums(&self, limits: (f64, f64)) -> (f64, f64) {
+    fn critical_sums(&self, limits: Limits) -> Limits {
         if let Some((kept, sums)) = self.critical.get()
             && kept == limits
         {
@@ -319,12 +318,15 @@ impl EntityModel for Sums {
                 )
             };
         }
-        if non_finite(point, &mut verdict) || !self.is_started() {
+        if non_finite(point, &mut verdict) {
+            return verdict;
+        }
+        verdict.direction = Direction::of(point.value, verdict.expected);
+        if !self.is_started() {
             return verdict;
         }
         let Some((side, s)) = self.sum_with(point.value) else { return verdict };
         verdict.statistic = side.sign() * s;
-        verdict.direction = side.direction();
         if self.is_degenerate() {
             if s > 0.0 {
                 let ln_p = OffCentre::default().ln_p(self.mean, self.count(), point.value);

@@ -230,8 +230,7 @@ impl Clean {
     }
 
     fn is_degenerate(&self) -> bool {
-        let spread = self.spread();
-        spread.is_nan() || spread <= ROUNDING * self.mean.abs()
+        self.spread() <= ROUNDING * self.mean.abs()
     }
 
     fn dof(&self) -> f64 {

@@ -25,7 +25,7 @@ use super::{Context, EntityModel, Rule, Strategy, check_keys, integer_param, jso
 use crate::Result;
 use crate::codec::Reader;
 use crate::point::Point;
-use crate::verdict::{Tail, Verdict};
+use crate::verdict::{Direction, Tail, Verdict};
 
 const WINDOWS: std::ops::RangeInclusive<u64> = 5..=500;
 const DEFAULT_WINDOW: u64 = 20;
@@ -221,8 +221,7 @@ struct Contrast {
 
 impl Contrast {
     fn is_degenerate(&self, level: f64) -> bool {
-        let spread = self.noise.sd();
-        spread.is_nan() || spread <= ROUNDING * level.abs()
+        self.noise.sd() <= ROUNDING * level.abs()
     }
 
     /// The standard deviation of the contrast of two medians of normal noise.
@@ -264,10 +263,6 @@ impl EntityModel for Contrast {
         self.noise.count()
     }
 
-    fn is_warm(&self, least: u64) -> bool {
-        self.count() >= least.max(4 * self.windows.w as u64)
-    }
-
     fn judge(&self, point: &Point, rule: &Rule) -> Verdict {
         let mut verdict = Verdict::without_baseline(point);
         let Some((before, _, _)) = self.contrast(0.0) else {
@@ -294,7 +289,7 @@ impl EntityModel for Contrast {
         let Some((_, now, z)) = self.contrast(point.value) else { return verdict };
         // A point on the other side of the level before is no part of the shift.
         let Some(side) = Side::of(point.value, before) else { return verdict };
-        verdict.direction = side.direction();
+        verdict.direction = Direction::of(point.value, before);
         if side.sign() * z <= 0.0 {
             return verdict;
         }

@@ -34,7 +34,7 @@ const ALWAYS_REFRESH: u64 = 64;
 /// [`ALWAYS_REFRESH`], then with every 3 % of growth. A function of the counts alone, so that a
 /// state does not depend on how its points were divided into calls.
 pub(super) fn refresh_due(count: u64, refreshed: u64) -> bool {
-    count <= ALWAYS_REFRESH || count >= refreshed + refreshed / 32
+    count <= ALWAYS_REFRESH || count >= refreshed.saturating_add(refreshed / 32)
 }
 
 /// A fitted centre and spread.

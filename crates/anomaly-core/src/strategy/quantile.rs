@@ -183,8 +183,8 @@ impl Baseline for History {
 
     fn statistic(&self, point: &Point, _fit: &Fit) -> f64 {
         let Some(k) = self.known else { return 0.0 };
-        let d = point.value - k.median;
-        let range = if d < 0.0 { k.median - k.lower } else { k.upper - k.median };
+        let d = finite(point.value - k.median);
+        let range = finite(if d < 0.0 { k.median - k.lower } else { k.upper - k.median });
         // A constant history has no range: any other value is beyond every multiple of it.
         if d == 0.0 { 0.0 } else { finite(finite(d) / finite(range)) }
     }

@@ -69,13 +69,6 @@ impl Side {
         }
     }
 
-    pub fn direction(self) -> Direction {
-        match self {
-            Side::Below => Direction::Low,
-            Side::Above => Direction::High,
-        }
-    }
-
     pub fn sign(self) -> f64 {
         match self {
             Side::Below => -1.0,
@@ -231,7 +224,7 @@ impl Excursions {
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self> {
         let calibrator = Calibrator::decode(reader)?;
         let (count, refreshed) = (reader.u64()?, reader.u64()?);
-        if refreshed > count {
+        if refreshed > count || count > i64::MAX as u64 {
             return Err(reader.corrupted("counts contradict each other"));
         }
         let mut excursion = || -> Result<Excursion> {

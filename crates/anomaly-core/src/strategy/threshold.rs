@@ -144,7 +144,7 @@ impl EntityModel for Valid {
             return verdict;
         }
         let outside = self.range.outside(point.value);
-        verdict.direction = Direction::of(outside, 0.0);
+        verdict.direction = Direction::of(point.value, verdict.expected);
         verdict.statistic = outside;
         verdict.is_anomaly = outside != 0.0;
         if verdict.is_anomaly {

@@ -87,7 +87,7 @@ impl Strategy for VolatilityShift {
         let excursions = Excursions::decode(reader)?;
         let count = reader.u64()?;
         let windows = AdjacentWindows::decode(reader, self.window)?;
-        if windows.len() as u64 != count.min(windows.capacity() as u64) {
+        if count > i64::MAX as u64 || windows.len() as u64 != count.min(windows.capacity() as u64) {
             return Err(reader.corrupted("counts contradict each other"));
         }
         Ok(Box::new(Ratio { windows, count, excursions, spreads: Cell::new(None) }))
@@ -206,7 +206,7 @@ impl Ratio {
             self.excursions.learn(less, more);
         }
         self.windows.push(x);
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
         self.spreads.set(None);
     }
 
@@ -227,10 +227,6 @@ impl Ratio {
 impl EntityModel for Ratio {
     fn count(&self) -> u64 {
         self.count
-    }
-
-    fn is_warm(&self, least: u64) -> bool {
-        self.count >= least.max(4 * self.windows.width() as u64)
     }
 
     fn judge(&self, point: &Point, rule: &Rule) -> Verdict {

@@ -469,3 +469,69 @@ impl Shape for Profile {
         map
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn course() -> Vec<f64> {
+        let mut course: Vec<f64> = (0..300)
+            .map(|i| libm::sin(f64::from(i) / 5.0) * 10.0 + f64::from((i * 7919) % 1000) / 100.0)
+            .collect();
+        course[150..160].fill(3.0);
+        course[220..228].fill(7.0);
+        course
+    }
+
+    /// STUMPY 1.14.1, `core.mass(T[s:s+8], T)[:s-8].min()` for the subsequences that end at e = s + 7;
+    /// among them flat ones.
+    const DISTANCES: [(usize, f64); 11] = [
+        (60, 1.5679286624373798),
+        (100, 0.1720972133959311),
+        (157, 2.8284271247461903),
+        (158, 2.8284271247461903),
+        (160, 0.4078247653709941),
+        (163, 0.2910853041371485),
+        (200, 0.5552409503633224),
+        (227, 0.0),
+        (228, 0.0),
+        (250, 0.25564689496467574),
+        (299, 0.2948372647261606),
+    ];
+
+    /// Also across renewals and changes of scale, which z-normalised distances do not feel.
+    #[test]
+    fn distances_against_references() {
+        let mut profile = Profile::new(MatrixProfile { window: 8, history: 512 });
+        let mut checked = 0;
+        for (i, x) in course().into_iter().enumerate() {
+            let x = 1e9 + 1e3 * x;
+            if let Some((_, expected)) = DISTANCES.iter().find(|(e, _)| *e == i) {
+                let z = profile.history.scale(x);
+                let distance = profile.distances(&[z; OFFSETS.len()]).unwrap()[0];
+                assert!((distance - expected).abs() < 1e-5, "{distance}, not {expected}, at {i}");
+                checked += 1;
+            }
+            profile.push(&Point::new(i as i64 * 1000, x));
+        }
+        assert_eq!(checked, DISTANCES.len());
+    }
+
+    /// What the recurrence carries is what comes of computing it anew, also when the history slides.
+    #[test]
+    fn dot_products_do_not_drift() {
+        let mut profile = Profile::new(MatrixProfile { window: 12, history: 256 });
+        for (i, x) in course().into_iter().cycle().take(1400).enumerate() {
+            profile.push(&Point::new(i as i64, x + (i % 17) as f64));
+            if i > 100 && i % 61 == 0 {
+                let latest = profile.history.len() - 1;
+                let neighbours = profile.neighbours(latest);
+                assert!(neighbours.len() > 60);
+                for slot in neighbours {
+                    let anew = dot(profile.ending_at(latest), profile.ending_at(slot));
+                    assert!((profile.dots[slot] - anew).abs() < 1e-9, "at {i}");
+                }
+            }
+        }
+    }
+}

@@ -41,6 +41,10 @@ pub(super) trait Shape: Baseline {
     /// The statistic (finite, ≥ 0, larger is more unusual) if the value were off by [`OFFSETS`]
     /// spreads from the centre of `fit`; `None` where the points before do not allow a look.
     fn profile(&self, point: &Point, fit: &Fit) -> Option<[f64; OFFSETS.len()]>;
+    /// How many points after an unusual one have it in their shape and are unusual for it.
+    fn disturbs(&self) -> u8 {
+        0
+    }
     fn explain(&self) -> Map<String, Value>;
 }
 
@@ -192,11 +196,15 @@ impl UpperTail {
         self.count = kept;
     }
 
-    /// Learns that something as unusual as anything before happened.
-    fn learn_largest(&mut self) {
-        if let Some(top) = self.bins.iter().rposition(|n| *n > 0) {
-            self.bins[top] = self.bins[top].saturating_add(1);
-            self.count += 1;
+    /// Counts a figure; that of an anomalous point as the largest there is, if it is larger. Never
+    /// counted it would seem rarer than it is, at its own height it would make room for more.
+    fn count(&mut self, figure: f64, anomalous: bool) {
+        match self.bins.iter().rposition(|n| *n > 0) {
+            Some(top) if anomalous && self.position(figure) >= top as f64 => {
+                self.bins[top] = self.bins[top].saturating_add(1);
+                self.count += 1;
+            }
+            _ => self.learn(figure),
         }
     }
 
@@ -309,6 +317,8 @@ impl UpperTail {
 const FIRST_FADING: u64 = 256;
 const LAST_FADING: u64 = 4096;
 
+/// Points with a smaller ln p disturb the shapes of the next ones.
+const UNUSUAL: f64 = -7.0;
 /// What is less probable than e^-40 is learned as this: one gross outlier must not make all the rest
 /// look alike.
 const CERTAIN: f64 = 40.0;
@@ -364,6 +374,8 @@ pub(super) struct Shaped<B> {
     smaller: UpperTail,
     /// What judges: `statistics` and `smaller` as of the last refresh, so that critical values last.
     judged: (UpperTail, UpperTail),
+    /// Points to come whose shape holds an unusual one that was learned.
+    disturbed: u8,
     /// Points learned, but for those learned clipped.
     learned: u64,
     refreshed: u64,
@@ -378,6 +390,7 @@ impl<B: Shape> Shaped<B> {
             statistics: UpperTail::default(),
             smaller: UpperTail::default(),
             judged: Default::default(),
+            disturbed: 0,
             learned: 0,
             refreshed: 0,
             critical: Cell::new(None),
@@ -394,6 +407,7 @@ impl<B: Shape> Shaped<B> {
             *tail = UpperTail::decode(reader)?;
         }
         let [statistics, smaller, a, b] = tails;
+        let disturbed = reader.u8()?;
         let (learned, refreshed) = (reader.u64()?, reader.u64()?);
         let value = LocationScale::decode(reader, shape)?;
         if refreshed > learned || learned > value.count() {
@@ -404,6 +418,7 @@ impl<B: Shape> Shaped<B> {
             statistics,
             smaller,
             judged: (a, b),
+            disturbed,
             learned,
             refreshed,
             critical: Cell::new(None),
@@ -448,6 +463,34 @@ impl<B: Shape> Shaped<B> {
             return None;
         }
         Some(Envelope::new(&fit, shape.profile(point, &fit)?))
+    }
+
+    /// Counts both looks at a point that the model has not learned yet.
+    fn calibrate(&mut self, point: &Point, anomalous: bool) {
+        let envelope = match self.kept.get() {
+            Some(kept) if kept.at == point.at && point.features.is_empty() => kept.envelope,
+            _ => self.envelope(point),
+        };
+        let Some(envelope) = envelope else { return };
+        // What follows an unusual point that was learned is unusual too. Where such points are left
+        // out there is nothing of the kind, and it would make the tail too heavy.
+        if !anomalous && self.disturbed > 0 {
+            self.disturbed -= 1;
+            return;
+        }
+        let figure = figure(envelope.statistic(point.value));
+        if self.judged.0.is_ready() {
+            // Any rule gives the same p, and the one at hand has its critical value computed.
+            let any = Rule { threshold: None, ln_alpha: -1.0, z_alpha: 0.9 };
+            let any = self.critical.get().map_or(any, |c| c.by_value);
+            let by_value = self.value.judge(point, &any).ln_p();
+            let smaller = by_value.min(self.judged.0.ln_p(figure));
+            self.smaller.count((-smaller).min(CERTAIN), anomalous);
+            if !anomalous && smaller < UNUSUAL {
+                self.disturbed = self.value.baseline().disturbs();
+            }
+        }
+        self.statistics.count(figure, anomalous);
     }
 
     /// One look only, where the points before do not allow the other.
@@ -521,42 +564,25 @@ impl<B: Shape> EntityModel for Shaped<B> {
         if !point.value.is_finite() {
             return;
         }
-        let envelope = match self.kept.get() {
-            Some(kept) if kept.at == point.at && point.features.is_empty() => kept.envelope,
-            _ => self.envelope(point),
-        };
-        if let Some(envelope) = envelope {
-            let figure = figure(envelope.statistic(point.value));
-            if self.judged.0.is_ready() {
-                let any = Rule { threshold: None, ln_alpha: -1.0, z_alpha: 0.9 };
-                let any = self.critical.get().map_or(any, |c| c.by_value);
-                let by_value = self.value.judge(point, &any).ln_p();
-                let smaller = by_value.min(self.judged.0.ln_p(figure));
-                self.smaller.learn((-smaller).min(CERTAIN));
-            }
-            self.statistics.learn(figure);
-        }
+        self.calibrate(point, false);
         self.value.learn(point);
         self.learned += 1;
-        let count = self.learned;
-        if count.is_power_of_two() && (FIRST_FADING..=LAST_FADING).contains(&count) {
+        if self.learned.is_power_of_two() && (FIRST_FADING..=LAST_FADING).contains(&self.learned) {
             self.statistics.fade(4);
             self.smaller.fade(4);
         }
         self.refresh();
     }
 
+    fn leave_out(&mut self, point: &Point) {
+        if point.value.is_finite() {
+            self.calibrate(point, true);
+            self.value.leave_out(point);
+            self.refresh();
+        }
+    }
+
     fn learn_clipped(&mut self, point: &Point) {
-        if point.value.is_nan() {
-            return;
-        }
-        // Left out, it would be missing from the ranks, and the next of its kind would be rarer than
-        // it is; at its own height, it would make room for more. Most points that are flagged are so
-        // for their value and were of a usual shape.
-        if self.smaller.count.is_multiple_of(4) {
-            self.statistics.learn_largest();
-        }
-        self.smaller.learn_largest();
         self.value.learn_clipped(point);
         self.refresh();
     }
@@ -565,6 +591,7 @@ impl<B: Shape> EntityModel for Shaped<B> {
         for tail in [&self.statistics, &self.smaller, &self.judged.0, &self.judged.1] {
             tail.encode(out);
         }
+        out.push(self.disturbed);
         out.extend_from_slice(&self.learned.to_le_bytes());
         out.extend_from_slice(&self.refreshed.to_le_bytes());
         self.value.encode(out)

@@ -77,7 +77,7 @@ SELECT count(*) FROM detect_anomalies('metric', direction => 'up');
 \echo :LAST_ERROR_SQLSTATE
 SELECT count(*) FROM detect_anomalies('metric', time_zone => 'Mars');
 \echo :LAST_ERROR_SQLSTATE
-SELECT count(*) FROM detect_anomalies('DELETE FROM metric');
+SELECT count(*) FROM detect_anomalies('WITH gone AS (DELETE FROM metric RETURNING *) SELECT * FROM gone');
 \echo :LAST_ERROR_SQLSTATE
 DROP VIEW mixed;
 DROP TABLE metric;

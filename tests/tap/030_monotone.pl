@@ -26,17 +26,18 @@ is($node->safe_psql('postgres', q{SELECT DISTINCT detector || ': ' || error_mess
 is($node->safe_psql('postgres', q{SELECT count(*) FROM anomaly.runs WHERE status = 'succeeded' AND started_by <> 'worker' AND kind = 'scan'}), '0',
 	'the workers have scanned, nobody else');
 
-# The deviation of the alert at the point of each entity, 0 where there is none.
+# The deviation of the alert of each entity, 0 where there is none. Its peak may be the way back: then it has no side.
 sub scores
 {
 	my ($strategy) = @_;
-	return qq{SELECT i.side, i.size, COALESCE(a.deviation, 0) AS deviation, a.direction
-		FROM injected i LEFT JOIN anomaly.alerts a ON a.detector = 's_$strategy' AND a.entity = i.entity
-		 AND a.peak_at = (SELECT at FROM metric m WHERE m.entity = i.entity ORDER BY at DESC OFFSET 3 LIMIT 1)};
+	return qq{SELECT i.side, i.size, COALESCE(a.deviation, 0) AS deviation,
+		CASE WHEN a.peak_at = p.at THEN a.direction END AS direction
+		FROM injected i CROSS JOIN LATERAL (SELECT at FROM metric m WHERE m.entity = i.entity ORDER BY at DESC OFFSET 3 LIMIT 1) p
+		LEFT JOIN anomaly.alerts a ON a.detector = 's_$strategy' AND a.entity = i.entity AND p.at BETWEEN a.at AND a.last_at};
 }
 
-# These look at how values vary or repeat, or at more than one of them: a single spike may be nothing to them.
-my %BLIND = map { $_ => 1 } qw(flat_line volatility_shift level_shift);
+# These look at how values vary or repeat, or at the level of several: a single spike may be nothing to them.
+my %BLIND = map { $_ => 1 } qw(flat_line volatility_shift level_shift changepoint);
 for my $strategy (@strategies)
 {
 	my $scores = scores($strategy);

@@ -17,17 +17,20 @@ my @strategies = EveryStrategy::strategies($node);
 is($node->safe_psql('postgres', q{SELECT count(*) FROM anomaly.detectors WHERE status = 'active'}), 2 * @strategies,
 	"two detectors each of @strategies");
 
-# 40 points from second $from of the test's own time on, which begins half a minute ago and never ends after now.
-my $BEGIN = $node->safe_psql('postgres', q{SELECT max(at) FROM metric});
-sub rows
+# Points $from to $from + 39 of each entity, a millisecond apart from now on; returns when they are in the past.
+sub insert
 {
-	my ($from) = @_;
-	return qq{SELECT timestamptz '$BEGIN' + (k + 1) * interval '100 milliseconds', e.name,
+	my ($from, @nodes) = @_;
+	my $begin = $nodes[0]->safe_psql('postgres', 'SELECT clock_timestamp()');
+	$_->safe_psql('postgres', qq{INSERT INTO metric
+		SELECT timestamptz '$begin' + (k - $from) * interval '1 millisecond', e.name,
 		CASE e.name WHEN 'spike' THEN 100 + ((k * k + 7 * k) % 401 - 200) / 100.0 + CASE WHEN k % 25 = 11 THEN 60 + k ELSE 0 END
 		            WHEN 'shift' THEN 100 + ((k * k + 3 * k) % 401 - 200) / 100.0 + CASE WHEN k > 30 THEN 30 ELSE 0 END
 		            WHEN 'flat' THEN CASE WHEN k > 20 THEN 100.5 ELSE 100 + ((k * k + 5 * k) % 401 - 200) / 100.0 END
 		            ELSE 100 + ((k * k) % 401 - 200) / 100.0 END
-		FROM generate_series($from, $from + 39) k, (VALUES ('calm'), ('spike'), ('shift'), ('flat')) e (name)};
+		FROM generate_series($from, $from + 39) k, (VALUES ('calm'), ('spike'), ('shift'), ('flat')) e (name)}) for @nodes;
+	sleep 1;
+	return;
 }
 
 sub scan
@@ -37,10 +40,10 @@ sub scan
 	return;
 }
 
-$node->safe_psql('postgres', 'INSERT INTO metric ' . rows(0));
+insert(0, $node);
 scan($node, 'cut');
 $node->restart;
-$node->safe_psql('postgres', 'INSERT INTO metric ' . rows(40));
+insert(40, $node);
 scan($node, 'cut');
 $node->stop('immediate');
 $node->start;
@@ -55,9 +58,9 @@ $copy->command_ok([ 'pg_restore', '--exit-on-error', '-d', 'postgres', "$dir/dum
 $copy->safe_psql('postgres', 'SELECT anomaly.resume()');
 
 # Both go on: 40 points, a last scan of those that were interrupted, and the only one of the others.
+insert(80, $node, $copy);
 for my $on ($node, $copy)
 {
-	$on->safe_psql('postgres', 'INSERT INTO metric ' . rows(80));
 	scan($on, 'cut');
 	is($on->safe_psql('postgres', q{SELECT DISTINCT detector || ': ' || error_message FROM anomaly.runs WHERE status <> 'succeeded'}), '', $on->name . ': no run has failed');
 }

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use super::error_scale::ErrorScale;
 use super::location_scale::{Baseline, Fit, LocationScale, finite};
-use super::{Context, EntityModel, Strategy, check_keys, json_number, number_param};
+use super::{Context, EntityModel, Kind, Strategy, check_keys, json_number, number_param};
 use crate::Result;
 use crate::codec::Reader;
 use crate::point::Point;
@@ -29,14 +29,15 @@ const DEFAULT_ALPHA: f64 = 0.1;
 /// S. W. Roberts, Control chart tests based on geometric moving averages, Technometrics 1 (1959).
 pub struct Ewma {
     alpha: f64,
+    kind: Kind,
 }
 
 impl Ewma {
     /// Parameter `alpha`, above 0.001 and at most 1.
-    pub fn new(params: &Map<String, Value>, _context: &Context) -> Result<Self> {
+    pub fn new(params: &Map<String, Value>, context: &Context) -> Result<Self> {
         check_keys("statistical_ewma", params, &["alpha"])?;
         let alpha = number_param(params, "alpha", 0.001..=1.0)?.unwrap_or(DEFAULT_ALPHA);
-        Ok(Ewma { alpha })
+        Ok(Ewma { alpha, kind: context.kind })
     }
 }
 
@@ -60,7 +61,7 @@ impl Strategy for Ewma {
     fn new_state(&self) -> Box<dyn EntityModel> {
         let level =
             Level { alpha: self.alpha, weight: 0.0, level: 0.0, scale: ErrorScale::default() };
-        Box::new(LocationScale::new(level))
+        Box::new(LocationScale::new(level).of_kind(self.kind))
     }
 
     fn decode_state(&self, reader: &mut Reader<'_>) -> Result<Box<dyn EntityModel>> {

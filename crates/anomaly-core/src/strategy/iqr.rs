@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::location_scale::{Baseline, Fit, LocationScale, finite};
 use super::quantiles::{Derived, Spread, capacity_param};
-use super::{Context, EntityModel, Strategy, json_number};
+use super::{Context, EntityModel, Kind, Strategy, json_number};
 use crate::Result;
 use crate::codec::Reader;
 use crate::point::Point;
@@ -19,13 +19,14 @@ const NORMAL_Q3: f64 = 0.674_489_750_196_081_7;
 /// Bounds q1 − t·IQR and q3 + t·IQR; outside them is an anomaly.
 pub struct Iqr {
     empty: Sketch,
+    kind: Kind,
 }
 
 impl Iqr {
     /// Parameter `sketch_capacity`, see the documentation of the strategy.
-    pub fn new(params: &Map<String, Value>, _context: &Context) -> Result<Self> {
+    pub fn new(params: &Map<String, Value>, context: &Context) -> Result<Self> {
         let capacity = capacity_param("statistical_iqr", params)?;
-        Ok(Iqr { empty: Sketch::new(capacity)? })
+        Ok(Iqr { empty: Sketch::new(capacity)?, kind: context.kind })
     }
 }
 
@@ -47,7 +48,7 @@ impl Strategy for Iqr {
     }
 
     fn new_state(&self) -> Box<dyn EntityModel> {
-        Box::new(LocationScale::new(Quartiles(Derived::new(self.empty.clone()))))
+        Box::new(LocationScale::new(Quartiles(Derived::new(self.empty.clone()))).of_kind(self.kind))
     }
 
     fn decode_state(&self, reader: &mut Reader<'_>) -> Result<Box<dyn EntityModel>> {

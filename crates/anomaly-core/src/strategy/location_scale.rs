@@ -17,11 +17,12 @@ use std::cell::Cell;
 
 use serde_json::{Map, Value};
 
-use super::{EntityModel, Rule};
+use super::chance::{Chance, Law};
+use super::{EntityModel, Kind, Rule};
 use crate::Result;
 use crate::calibration::{Alpha, Calibrator};
 use crate::codec::Reader;
-use crate::distribution::MIN_LN_P;
+use crate::distribution::{MIN_LN_P, ln_p_normal_two_sided};
 use crate::point::Point;
 use crate::verdict::{Direction, Status, Tail, Verdict};
 
@@ -155,6 +156,7 @@ impl OffCentre {
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Critical {
     ln_alpha: f64,
+    dof: f64,
     below: f64,
     above: f64,
 }
@@ -163,6 +165,7 @@ struct Critical {
 pub(super) struct LocationScale<B> {
     baseline: B,
     calibrator: Calibrator,
+    chance: Chance,
     off_centre: OffCentre,
     /// Count at the last refresh.
     refreshed: u64,
@@ -170,14 +173,23 @@ pub(super) struct LocationScale<B> {
 }
 
 impl<B: Baseline> LocationScale<B> {
+    /// Of any values.
     pub fn new(baseline: B) -> Self {
         LocationScale {
             baseline,
             calibrator: Calibrator::default(),
+            chance: Chance::new(Kind::Value),
             off_centre: OffCentre::default(),
             refreshed: 0,
             critical: Cell::new(None),
         }
+    }
+
+    /// Of values that vary by chance as their kind does. For baselines that expect something like a
+    /// mean: of the value before, say, chance knows nothing.
+    pub fn of_kind(mut self, kind: Kind) -> Self {
+        self.chance = Chance::new(kind);
+        self
     }
 
     /// Reads all but the baseline, which comes last.
@@ -186,6 +198,7 @@ impl<B: Baseline> LocationScale<B> {
         baseline: impl FnOnce(&mut Reader<'_>) -> Result<B>,
     ) -> Result<Self> {
         let calibrator = Calibrator::decode(reader)?;
+        let chance = Chance::decode(reader)?;
         let off_centre =
             OffCentre { count: reader.u64()?, sum_ln: reader.non_negative("distance")? };
         let refreshed = reader.u64()?;
@@ -194,7 +207,14 @@ impl<B: Baseline> LocationScale<B> {
         if refreshed > count || off_centre.count > count.saturating_mul(2) {
             return Err(reader.corrupted("counts contradict each other"));
         }
-        Ok(LocationScale { baseline, calibrator, off_centre, refreshed, critical: Cell::new(None) })
+        Ok(LocationScale {
+            baseline,
+            calibrator,
+            chance,
+            off_centre,
+            refreshed,
+            critical: Cell::new(None),
+        })
     }
 
     pub fn baseline(&self) -> &B {
@@ -206,25 +226,30 @@ impl<B: Baseline> LocationScale<B> {
         self.baseline.dof(self.refreshed)
     }
 
-    fn critical(&self, alpha: &Alpha) -> Critical {
+    fn critical(&self, alpha: &Alpha, dof: f64) -> Critical {
         if let Some(c) = self.critical.get()
             && c.ln_alpha == alpha.ln_p
+            && c.dof == dof
         {
             return c;
         }
-        let (below, above) = self.calibrator.quantiles(alpha, self.dof());
-        let critical = Critical { ln_alpha: alpha.ln_p, below, above };
+        let (below, above) = self.calibrator.quantiles(alpha, dof);
+        let critical = Critical { ln_alpha: alpha.ln_p, dof, below, above };
         self.critical.set(Some(critical));
         critical
     }
 
     /// Where p crosses alpha.
-    fn p_bounds(&self, fit: &Fit, alpha: &Alpha) -> (f64, f64) {
+    fn p_bounds(&self, fit: &Fit, law: Option<&Law>, alpha: &Alpha) -> (f64, f64) {
+        if let Some(law) = law {
+            let critical = self.critical(alpha, f64::INFINITY);
+            return law.bounds(alpha.z, critical.below, critical.above);
+        }
         let (below, above) = if fit.is_degenerate() {
             let d = self.off_centre.quantile(fit.centre, self.baseline.count(), alpha);
             (d, d)
         } else {
-            let critical = self.critical(alpha);
+            let critical = self.critical(alpha, self.dof());
             (critical.below * fit.below, critical.above * fit.above)
         };
         (finite(fit.centre - below), finite(fit.centre + above))
@@ -233,7 +258,14 @@ impl<B: Baseline> LocationScale<B> {
     /// Counts the residual of a point with a finite value, which the baseline has not learned.
     fn calibrate(&mut self, point: &Point, anomalous: bool) {
         if let Some(fit) = self.baseline.fit_for_learning(point) {
-            if fit.is_degenerate() {
+            if let Some(law) = self.chance.law(fit.centre, point) {
+                let residual = law.residual(point.value);
+                if anomalous {
+                    self.calibrator.learn_anomalous(residual, f64::INFINITY);
+                } else {
+                    self.calibrator.learn(residual, f64::INFINITY);
+                }
+            } else if fit.is_degenerate() {
                 self.off_centre.learn(fit.centre, point.value);
             } else {
                 let (residual, dof) = (fit.residual(point.value), self.dof());
@@ -248,6 +280,9 @@ impl<B: Baseline> LocationScale<B> {
 
     /// Teaches the baseline a point with a finite value.
     fn absorb(&mut self, point: &Point) {
+        if let Some(fit) = self.baseline.fit_for_learning(point) {
+            self.chance.learn(fit.centre, point);
+        }
         self.baseline.push(point);
         self.renew();
     }
@@ -285,11 +320,12 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
         let mut verdict = Verdict::without_baseline(point);
         let x = point.value;
         let fit = self.baseline.fit(point);
+        let law = fit.and_then(|fit| self.chance.law(fit.centre, point));
         if let Some(fit) = &fit {
-            verdict.expected = fit.centre;
+            verdict.expected = law.map_or(fit.centre, |law| law.expected());
             (verdict.lower, verdict.upper) = match rule.threshold {
                 Some(threshold) => self.baseline.bounds(point, fit, threshold),
-                None => self.p_bounds(fit, &rule.alpha()),
+                None => self.p_bounds(fit, law.as_ref(), &rule.alpha()),
             };
         }
         if !x.is_finite() {
@@ -303,10 +339,16 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
             return verdict;
         }
         let Some(fit) = fit else { return verdict };
-        verdict.direction = Direction::of(x, fit.centre);
+        verdict.direction = Direction::of(x, verdict.expected);
         verdict.statistic = self.baseline.statistic(point, &fit);
         let beyond_p;
-        if fit.is_degenerate() {
+        if let Some(law) = law {
+            // Whichever finds the value more usual: chance alone, or the errors so far.
+            let by_chance = ln_p_normal_two_sided(law.deviation(x)).max(MIN_LN_P);
+            let ln_p = by_chance.max(self.calibrator.ln_p(law.residual(x), f64::INFINITY));
+            verdict.tail = Tail::LnP(ln_p);
+            beyond_p = ln_p < rule.ln_alpha;
+        } else if fit.is_degenerate() {
             let ln_p = self.off_centre.ln_p(fit.centre, self.baseline.count(), x);
             verdict.tail = Tail::LnP(ln_p);
             beyond_p = ln_p < rule.ln_alpha;
@@ -314,7 +356,7 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
             let residual = fit.residual(x);
             verdict.tail = self.calibrator.tail(residual, self.dof());
             beyond_p = rule.threshold.is_none() && {
-                let critical = self.critical(&rule.alpha());
+                let critical = self.critical(&rule.alpha(), self.dof());
                 residual > critical.above || -residual > critical.below
             };
         }
@@ -345,6 +387,11 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
             return;
         }
         let Some(fit) = self.baseline.fit(point) else { return };
+        if let Some(law) = self.chance.law(fit.centre, point) {
+            let value = finite(point.value).clamp(law.value(-BORDER), law.value(BORDER));
+            self.absorb(&Point { value, ..*point });
+            return;
+        }
         if fit.is_degenerate() {
             // A border point would give a constant series a spread that it does not have; that a
             // point differed is all there is to learn, and known.
@@ -357,6 +404,7 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
         self.calibrator.encode(out);
+        self.chance.encode(out);
         out.extend_from_slice(&self.off_centre.count.to_le_bytes());
         out.extend_from_slice(&self.off_centre.sum_ln.to_le_bytes());
         out.extend_from_slice(&self.refreshed.to_le_bytes());

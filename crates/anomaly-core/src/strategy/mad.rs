@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::location_scale::{Baseline, Fit, LocationScale, finite};
 use super::quantiles::{Derived, Spread, capacity_param};
-use super::{Context, EntityModel, Strategy, json_number};
+use super::{Context, EntityModel, Kind, Strategy, json_number};
 use crate::Result;
 use crate::codec::Reader;
 use crate::point::Point;
@@ -22,13 +22,14 @@ const CONSTANT_SD: f64 = 1e-6;
 /// 0.6745·(x − median) / MAD; the rule is |modified z| > threshold.
 pub struct Mad {
     empty: Sketch,
+    kind: Kind,
 }
 
 impl Mad {
     /// Parameter `sketch_capacity`, see the documentation of the strategy.
-    pub fn new(params: &Map<String, Value>, _context: &Context) -> Result<Self> {
+    pub fn new(params: &Map<String, Value>, context: &Context) -> Result<Self> {
         let capacity = capacity_param("statistical_mad", params)?;
-        Ok(Mad { empty: Sketch::new(capacity)? })
+        Ok(Mad { empty: Sketch::new(capacity)?, kind: context.kind })
     }
 }
 
@@ -50,7 +51,7 @@ impl Strategy for Mad {
     }
 
     fn new_state(&self) -> Box<dyn EntityModel> {
-        Box::new(LocationScale::new(Median(Derived::new(self.empty.clone()))))
+        Box::new(LocationScale::new(Median(Derived::new(self.empty.clone()))).of_kind(self.kind))
     }
 
     fn decode_state(&self, reader: &mut Reader<'_>) -> Result<Box<dyn EntityModel>> {

@@ -8,6 +8,7 @@
 //! [`EntityModel`].
 
 mod auto;
+mod chance;
 mod changepoint;
 mod cusum;
 mod error_scale;

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::location_scale::{Baseline, Fit, LocationScale, finite};
 use super::moments::Moments;
-use super::{Context, EntityModel, Strategy, check_keys, json_number};
+use super::{Context, EntityModel, Kind, Strategy, check_keys, json_number};
 use crate::Result;
 use crate::codec::Reader;
 use crate::point::Point;
@@ -14,13 +14,15 @@ use crate::verdict::Verdict;
 const CONSTANT_SD: f64 = 1e-6;
 
 /// z = (x − mean) / population standard deviation; the rule is |z| > threshold.
-pub struct Zscore;
+pub struct Zscore {
+    kind: Kind,
+}
 
 impl Zscore {
     /// Takes no parameters.
-    pub fn new(params: &Map<String, Value>, _context: &Context) -> Result<Self> {
+    pub fn new(params: &Map<String, Value>, context: &Context) -> Result<Self> {
         check_keys("statistical_zscore", params, &[])?;
-        Ok(Zscore)
+        Ok(Zscore { kind: context.kind })
     }
 }
 
@@ -42,7 +44,7 @@ impl Strategy for Zscore {
     }
 
     fn new_state(&self) -> Box<dyn EntityModel> {
-        Box::new(LocationScale::new(Mean(Moments::default())))
+        Box::new(LocationScale::new(Mean(Moments::default())).of_kind(self.kind))
     }
 
     fn decode_state(&self, reader: &mut Reader<'_>) -> Result<Box<dyn EntityModel>> {

@@ -7,7 +7,7 @@
 //! The in-control mean has a memory of 1,000 points, an outlier moving it as one of three standard
 //! deviations; the standard deviation is that of neighbours. What is promised is a rate of signals:
 //! excursions of the sums are calibrated (`statistic.rs`). A sum that has signalled is silent until it
-//! has come back to 0 by itself, but for values that would signal alone: set back to 0 it would signal a lasting shift again and again. A sum
+//! has come back to 0 by itself, but for values that would signal alone from the new level: set back to 0 it would signal a lasting shift again and again. A sum
 //! that stays up for 200 points shows the new normal: its mean becomes the in-control mean.
 //!
 //! Good at small shifts that last: half a standard deviation to two, within ten to fifty points. Bad at
@@ -271,14 +271,18 @@ impl Sums {
         sums
     }
 
-    /// The sum that a point adds to. In the silence after a signal only a value that would signal by
-    /// itself does.
+    /// The sum that a point adds to. In the silence after a signal only a value does that would signal by
+    /// itself if the mean of the excursion were the in-control mean: below 0 by their distance.
     fn sum(&self, side: Side) -> Sum {
-        match side {
-            _ if self.excursions.is_silent(side) => Sum::default(),
+        let sum = match side {
             Side::Below => self.below,
             Side::Above => self.above,
+        };
+        if !self.excursions.is_silent(side) {
+            return sum;
         }
+        let shift = if sum.length > 0 { side.sign() * self.z(sum.mean) } else { 0.0 };
+        Sum { s: -shift.max(0.0), ..sum }
     }
 
     /// The side a point is on, with its sum.

@@ -555,7 +555,9 @@ impl<B: Shape> EntityModel for Shaped<B> {
         verdict.statistic = finite(critical.usual.sigmas(statistic).max(distance));
         verdict.is_anomaly = match rule.threshold {
             Some(threshold) => verdict.statistic > threshold,
-            None => verdict.is_anomaly || statistic > shape,
+            // The bounds say the same, but for values so near to the largest number that no bound is
+            // left for so small a p.
+            None => verdict.ln_p() < rule.ln_alpha,
         };
         verdict
     }

@@ -348,8 +348,9 @@ impl ExcessTail {
         for cell in lowest..CELLS {
             if self.cells[cell] > 0 {
                 let (from, to) = (self.lower_edge(cell), self.lower_edge(cell + 1));
-                let middle = from + 0.5 * (to - from).min(f64::MAX);
-                sum += f64::from(self.cells[cell]) * libm::log(middle / self.threshold);
+                let middle = (0.5 * from + 0.5 * to.min(f64::MAX)).max(f64::MIN_POSITIVE);
+                sum +=
+                    f64::from(self.cells[cell]) * (libm::log(middle) - libm::log(self.threshold));
             }
         }
         self.index = (sum / (k + TAIL_PRIOR.0)).clamp(1e-3, 1e3);
@@ -379,7 +380,7 @@ impl ExcessTail {
         if d < self.threshold {
             return -libm::log(((beyond(d) + 1.0) / n).clamp(at_threshold, 1.0));
         }
-        libm::log(d / self.threshold) / self.index - libm::log(at_threshold)
+        (libm::log(d) - libm::log(self.threshold)) / self.index - libm::log(at_threshold)
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -784,11 +785,22 @@ impl Surprise {
             }
             (low, at_low) = (edge, at);
         }
+        // The outer end may be many orders of magnitude away: first find the right one.
+        let mut step = (low.max(high.min(low * 2.0)) - low).max(1e-3 * expected.abs()).max(1e-9);
+        while low + step < high {
+            let at = excess(low + step);
+            if at > 0.0 {
+                high = low + step;
+                break;
+            }
+            (low, at_low) = (low + step, at);
+            step *= 4.0;
+        }
         let mut at_high = excess(high).max(f64::MIN_POSITIVE);
         // False position with the weights of the Illinois rule (Dowell and Jarratt 1971), bisection
         // where that is slow.
         for round in 0..60 {
-            if high - low <= 1e-9 * high {
+            if high - low <= 1e-10 * high {
                 break;
             }
             let part = if round % 4 == 3 { 0.5 } else { at_low / (at_low - at_high) };

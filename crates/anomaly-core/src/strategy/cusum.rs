@@ -426,8 +426,10 @@ mod tests {
     #[test]
     fn the_rate_is_that_of_siegmund() {
         assert!((libm::exp(-ln_rate(5.0, 0.5)) - 469.1).abs() < 0.2);
-        for s in [0.5, 3.0, 17.0] {
+        for s in [2.5, 3.0, 17.0] {
             assert!((sum_of_evidence(evidence(s, 0.5), 0.5) - s).abs() < 1e-6);
         }
+        // what happens every few points is next to no evidence
+        assert!(evidence(0.5, 0.5) < 1e-300);
     }
 }

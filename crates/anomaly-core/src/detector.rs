@@ -150,12 +150,14 @@ fn rule(config: &DetectorConfig, points_per_day: f64) -> Rule {
 
 impl Detector {
     /// `InvalidParameter` names the setting and its range; `Unsupported`: see [`strategy`].
-    pub fn new(config: DetectorConfig) -> Result<Self> {
+    pub fn new(mut config: DetectorConfig) -> Result<Self> {
         let context = Context { calendar: Calendar::new(&config.time_zone)?, kind: config.kind };
         let strategy = strategy(&config.strategy, &config.params, &context)?;
         if let Some(threshold) = config.threshold {
             positive("threshold", threshold)?;
             strategy.check_threshold(threshold)?;
+        } else {
+            config.threshold = strategy.threshold();
         }
         positive("alerts_per_day", config.alerts_per_day)?;
         let points_per_day = config.points_per_day.unwrap_or(POINTS_PER_DAY);

@@ -7,8 +7,9 @@
 //! The in-control mean has a memory of 1,000 points, an outlier moving it as one of three standard
 //! deviations; the standard deviation is that of neighbours. What is promised is a rate of signals:
 //! excursions of the sums are calibrated (`statistic.rs`). A sum that has signalled is silent until it
-//! has come back to 0 by itself, but for values that would signal alone from the new level: set back to 0 it would signal a lasting shift again and again. A sum
-//! that stays up for 200 points shows the new normal: its mean becomes the in-control mean.
+//! has come back to 0 by itself, but for values that would signal alone from the new level: set back to
+//! 0 it would signal a lasting shift again and again. A sum that stays up for 200 points shows the new
+//! normal: its mean becomes the in-control mean.
 //!
 //! Good at small shifts that last: half a standard deviation to two, within ten to fifty points. Bad at
 //! trends and seasons, which are such shifts; a single outlier is seen if it alone takes a sum across. The
@@ -78,10 +79,13 @@ impl Strategy for Cusum {
         7
     }
 
+    fn threshold(&self) -> Option<f64> {
+        self.h
+    }
+
     fn new_state(&self) -> Box<dyn EntityModel> {
         Box::new(Sums {
             k: self.k,
-            h: self.h,
             mean: 0.0,
             weight: 0,
             noise: NoiseScale::default(),
@@ -103,7 +107,6 @@ impl Strategy for Cusum {
         let (below, above) = (Sum::decode(reader)?, Sum::decode(reader)?);
         Ok(Box::new(Sums {
             k: self.k,
-            h: self.h,
             mean,
             weight,
             noise,
@@ -194,7 +197,6 @@ type Limits = (f64, f64);
 
 struct Sums {
     k: f64,
-    h: Option<f64>,
     mean: f64,
     /// Points behind the mean, at most [`MEMORY`].
     weight: u64,
@@ -299,7 +301,7 @@ impl EntityModel for Sums {
 
     fn judge(&self, point: &Point, rule: &Rule) -> Verdict {
         let mut verdict = Verdict::without_baseline(point);
-        let own = rule.threshold.or(self.h);
+        let own = rule.threshold;
         if self.weight > 0 {
             verdict.expected = self.mean;
             (verdict.lower, verdict.upper) = if self.is_degenerate() {
@@ -381,7 +383,7 @@ impl EntityModel for Sums {
         map.insert("mean".into(), json_number(self.mean));
         map.insert("std".into(), json_number(self.noise.sd()));
         map.insert("k".into(), json_number(self.k));
-        if let Some(h) = rule.threshold.or(self.h) {
+        if let Some(h) = rule.threshold {
             map.insert("h".into(), json_number(h));
         }
         describe(verdict, rule, self.count(), &mut map);

@@ -100,6 +100,11 @@ pub trait Strategy: Send + Sync {
     fn check_threshold(&self, _threshold: f64) -> Result<()> {
         Ok(())
     }
+    /// The threshold where it is a parameter of the strategy; one that is given to the detector replaces
+    /// it.
+    fn threshold(&self) -> Option<f64> {
+        None
+    }
     fn new_state(&self) -> Box<dyn EntityModel>;
     /// Reads what [`EntityModel::encode`] wrote; never panics, whatever the bytes.
     fn decode_state(&self, reader: &mut Reader<'_>) -> Result<Box<dyn EntityModel>>;

@@ -24,7 +24,7 @@ fn at(stamp: &str) -> Option<i64> {
     Some((days * 86_400 + seconds) * 1_000_000)
 }
 
-fn replay(detector: &Detector, text: &str) -> Option<(String, usize)> {
+fn replay(detector: &Detector, text: &str) -> Option<(String, usize, String)> {
     let mut state = detector.new_state();
     let mut out = String::from("timestamp,anomaly_score,flag,statistic\n");
     let (mut last, mut rows) = (i64::MIN, 0);
@@ -41,7 +41,9 @@ fn replay(detector: &Detector, text: &str) -> Option<(String, usize)> {
             .ok()?;
         rows += 1;
     }
-    Some((out, rows))
+    let explained = state.model.explain();
+    let chosen = explained.get("strategy").and_then(|s| s.as_str()).unwrap_or("").to_owned();
+    Some((out, rows, chosen))
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -67,8 +69,12 @@ fn main() -> Result<(), Box<dyn Error>> {
                 continue;
             };
             let replayed = replay(&detector, &fs::read_to_string(&file)?);
-            let (text, n) = replayed.ok_or_else(|| format!("cannot read {}", file.display()))?;
+            let (text, n, chosen) =
+                replayed.ok_or_else(|| format!("cannot read {}", file.display()))?;
             rows += n;
+            if !chosen.is_empty() {
+                println!("{} {chosen}", Path::new(category).join(name).display());
+            }
             let target = Path::new(out).join(category);
             fs::create_dir_all(&target)?;
             fs::write(target.join(name), text)?;

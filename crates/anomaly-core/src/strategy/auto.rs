@@ -213,7 +213,7 @@ impl Facts {
             interval: gaps.get(gaps.len() / 2).copied().unwrap_or(0).max(0),
             constant: values[0] == values[last],
             whole: values.iter().all(|v| *v >= 0.0 && *v == v.floor()),
-            tails: if tails.is_finite() { tails as f32 } else { 0.0 },
+            tails: if tails.is_finite() { tails.min(1e30) as f32 } else { 0.0 },
         }
     }
 

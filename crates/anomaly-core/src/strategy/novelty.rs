@@ -658,6 +658,11 @@ impl Surprise {
         }
     }
 
+    /// Points seen, those that the model of the expected leaves out included.
+    pub fn count(&self) -> u64 {
+        self.ranges.count
+    }
+
     fn see(&self, at: i64) -> Seen {
         let bin = (self.calendar.local(at).second / BIN_SECONDS) as usize % BINS;
         Seen { bin, edges: self.ranges.edges(bin) }
@@ -1081,7 +1086,7 @@ struct NoveltyModel {
 
 impl EntityModel for NoveltyModel {
     fn count(&self) -> u64 {
-        self.base.count()
+        self.surprise.count()
     }
 
     fn judge(&self, point: &Point, rule: &Rule) -> Verdict {

@@ -19,7 +19,7 @@ fn scaled(values: &[f64]) -> (Vec<f64>, i32) {
 }
 
 /// The median, reordering the values; NaN for none. The mean of the middle two for an even number.
-fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     let n = values.len();
     if n == 0 {
         return f64::NAN;
@@ -29,5 +29,10 @@ fn median(values: &mut [f64]) -> f64 {
         return upper;
     }
     let lower = below.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    lower + (upper - lower) / 2.0
+    // neither the sum nor the difference may overflow
+    if (lower < 0.0) == (upper < 0.0) {
+        lower + (upper - lower) / 2.0
+    } else {
+        (lower + upper) / 2.0
+    }
 }

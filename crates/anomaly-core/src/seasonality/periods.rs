@@ -412,11 +412,13 @@ fn strongest(series: &Series, fft: &Fft, found: &[Period]) -> Option<Period> {
     candidates.extend(lags.into_iter().take(CANDIDATES).map(|lag| (lag as f64, false)));
 
     let mut best: Option<Period> = None;
+    let mut tried: Vec<f64> = Vec::new();
     for (exact, spectral) in candidates {
         // A peak of the periodogram is a little off.
-        if exact > 1.1 * n as f64 / 2.0 {
+        if exact > 1.1 * n as f64 / 2.0 || tried.iter().any(|t| (t - exact).abs() < 0.5) {
             continue;
         }
+        tried.push(exact);
         let Some(period) = confirm(series, &spectrum, fft, exact.min(n as f64 / 2.0), spectral)
         else {
             continue;
@@ -540,12 +542,12 @@ fn confirm(
         if multiple > n as f64 / 2.0 {
             break;
         }
-        let top = r.sharpen(multiple, n);
         // A common multiple of two seasons is no season: it has no power of its own.
-        let own = |h: usize| !h.is_multiple_of(m) && spectrum.has_peak(h as f64 / top.0);
+        let own = |h: usize| !h.is_multiple_of(m) && spectrum.has_peak(h as f64 / multiple);
         if !own(1) && !own(2) {
             continue;
         }
+        let top = r.sharpen(multiple, n);
         // A week takes the place of a day only where the day alone says little.
         let needed = if m <= 4 { 1.1 } else { 1.6 } * strength.max(0.0);
         if top.1 > needed + 3.0 * error * (1.0 - top.1 * top.1).max(0.0) {

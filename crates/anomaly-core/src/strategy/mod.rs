@@ -15,17 +15,23 @@ mod error_scale;
 mod esd;
 mod ewma;
 mod flat_line;
+mod forecast;
+mod holt_winters;
 mod iqr;
 mod level_shift;
+mod linear;
 mod location_scale;
 mod mad;
 mod matrix_profile;
 mod moments;
+mod moving_average;
 mod novelty;
 mod persist;
 mod quantile;
 mod quantiles;
 mod random_cut_forest;
+mod regression;
+mod seasonal;
 mod shape;
 mod statistic;
 mod threshold;
@@ -47,14 +53,18 @@ pub use cusum::Cusum;
 pub use esd::Esd;
 pub use ewma::Ewma;
 pub use flat_line::FlatLine;
+pub use holt_winters::HoltWinters;
 pub use iqr::Iqr;
 pub use level_shift::LevelShift;
 pub use mad::Mad;
 pub use matrix_profile::MatrixProfile;
+pub use moving_average::MovingAverage;
 pub use novelty::Novelty;
 pub use persist::Persist;
 pub use quantile::Quantile;
 pub use random_cut_forest::RandomCutForest;
+pub use regression::Regression;
+pub use seasonal::Seasonal;
 pub use threshold::Threshold;
 pub use volatility_shift::VolatilityShift;
 pub use zscore::Zscore;
@@ -229,10 +239,10 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         Some(|params, context| Ok(Box::new(Mad::new(params, context)?)))),
     info("statistical_moving_average", "moving_average", "statistical",
         "distance from moving averages over three windows",
-        None),
+        Some(|params, context| Ok(Box::new(MovingAverage::new(params, context)?)))),
     info("statistical_regression", "regression", "statistical",
         "residual of a regression on trend, season and calendar",
-        None),
+        Some(|params, context| Ok(Box::new(Regression::new(params, context)?)))),
     info("statistical_ewma", "ewma", "statistical",
         "distance from an exponentially weighted moving average",
         Some(|params, context| Ok(Box::new(Ewma::new(params, context)?)))),
@@ -262,10 +272,10 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         Some(|params, context| Ok(Box::new(FlatLine::new(params, context)?)))),
     info("statistical_seasonal", "seasonal", "statistical",
         "distance from trend and seasons that are found by themselves",
-        None),
+        Some(|params, context| Ok(Box::new(Seasonal::new(params, context)?)))),
     info("statistical_holt_winters", "holt_winters", "statistical",
         "forecast error of triple exponential smoothing",
-        None),
+        Some(|params, context| Ok(Box::new(HoltWinters::new(params, context)?)))),
     info("statistical_changepoint", "changepoint", "statistical",
         "a new regime, told once, then the new normal",
         Some(|params, context| Ok(Box::new(Changepoint::new(params, context)?)))),
@@ -447,7 +457,6 @@ fn number_param(
 }
 
 /// A parameter that is true or false.
-#[expect(dead_code, reason = "the strategies with parameters of this kind come next")]
 fn bool_param(params: &Parameters, key: &str, default: bool) -> Result<bool> {
     let Some(value) = params.get(key) else { return Ok(default) };
     value.as_bool().ok_or_else(|| {

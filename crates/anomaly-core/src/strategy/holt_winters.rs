@@ -20,7 +20,9 @@ use serde_json::{Map, Value};
 
 use super::forecast::{z_bounds, z_score};
 use super::location_scale::{Baseline, Fit, LocationScale, finite};
-use super::{Context, EntityModel, Strategy, check_keys, integer_param, json_number, number_param};
+use super::{
+    Context, EntityModel, Kind, Strategy, check_keys, integer_param, json_number, number_param,
+};
 use crate::Result;
 use crate::codec::Reader;
 use crate::point::Point;

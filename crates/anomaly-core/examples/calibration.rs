@@ -1,59 +1,43 @@
-//! Share of normal points that each strategy flags, against the promise, per kind of noise; the
-//! table in docs/strategies. `cargo run --release -p anomaly-core --example calibration`.
+//! The share of stable points that each available strategy flags, divided by the promised share, per
+//! kind of series: the table of docs/calibration.md, in Markdown.
+//!
+//! `cargo run --release -p anomaly-core --example calibration [series per cell [judged points
+//! [strategy …]]]`. 14 series of 8,000 judged points each are 1,000 and more series in all.
 
-use anomaly_core::{Detector, DetectorConfig, Point, Result};
+use std::io::Write;
+
+use anomaly_core::strategy::STRATEGIES;
 
 #[path = "../tests/common/mod.rs"]
 mod common;
-use common::Rng;
+#[path = "../tests/common/stable.rs"]
+mod stable;
 
-fn main() -> Result<()> {
-    type Noise = fn(&mut Rng) -> f64;
-    let kinds: [(&str, Noise); 6] = [
-        ("normal", |r| r.normal()),
-        ("t(4)", |r| r.t4()),
-        ("laplace", |r| r.exponential() * if r.uniform() < 0.5 { -1.0 } else { 1.0 }),
-        ("exponential", |r| r.exponential()),
-        ("lognormal(0.5)", |r| libm::exp(0.5 * r.normal())),
-        ("counts (Poisson 3)", |r| {
-            let (mut k, mut p) = (0.0, r.uniform());
-            while p > 0.049_787_068 {
-                p *= r.uniform();
-                k += 1.0;
-            }
-            k
-        }),
-    ];
-    println!("flagged share / promised share after 100 training points, 200,000 points fed");
-    for alpha in [0.05, 0.01, 0.001] {
-        for (name, noise) in kinds {
-            print!("alpha {alpha:5} {name:20}");
-            for strategy in common::STRATEGIES {
-                let detector = Detector::new(DetectorConfig {
-                    strategy: strategy.into(),
-                    alerts_per_day: alpha,
-                    points_per_day: Some(1.0),
-                    ..DetectorConfig::default()
-                })?;
-                let mut flagged = 0u32;
-                let runs = 20;
-                for seed in 0..runs {
-                    let mut rng = Rng(seed);
-                    let mut state = detector.new_state();
-                    for i in 0..100 {
-                        detector.train(&mut state, &Point::new(i, noise(&mut rng)));
-                    }
-                    for i in 100..10_100 {
-                        let outcome =
-                            detector.process(&mut state, None, &Point::new(i, noise(&mut rng)));
-                        flagged += u32::from(outcome.verdict.is_anomaly);
-                    }
-                }
-                let share = f64::from(flagged) / (runs as f64 * 10_000.0);
-                print!("  {:6.2}", share / alpha);
-            }
-            println!();
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number =
+        |i: usize, default: u64| args.get(i).and_then(|a| a.parse().ok()).unwrap_or(default);
+    let (series, judged) = (number(0, 14), number(1, 8000) as usize);
+    let wanted = args.get(2..).unwrap_or_default();
+    println!("At alpha 0.01 / 0.001: flagged share, promised = 1.\n");
+    print!("| strategy |");
+    stable::KINDS.iter().for_each(|kind| print!(" {} |", kind.name));
+    print!("\n|---|");
+    stable::KINDS.iter().for_each(|_| print!("---|"));
+    println!();
+    for info in STRATEGIES.iter().filter(|s| s.is_available()) {
+        if !wanted.is_empty() && !wanted.iter().any(|w| w == info.short_name) {
+            continue;
         }
+        print!("| {} |", info.short_name);
+        for noise in &stable::KINDS {
+            let share = |alpha| stable::share(info.name, noise, alpha, 0..series, judged);
+            match (share(0.01), share(0.001)) {
+                (Some(common), Some(rare)) => print!(" {common:.2} / {rare:.2} |"),
+                _ => print!(" – |"),
+            }
+            let _ = std::io::stdout().flush();
+        }
+        println!();
     }
-    Ok(())
 }

@@ -6,6 +6,7 @@ use anomaly_core::schedule::CronSchedule;
 use anomaly_core::sketch::{self, Sketch, View};
 use anomaly_core::strategy::{Kind, STRATEGIES};
 use anomaly_core::{Detector, DetectorConfig, EntityState, Point, codec, host, progress, volume};
+use serde_json::{Value, json};
 
 /// A fuzzer by the name of its file in `fuzz_targets`.
 pub struct Target {
@@ -120,12 +121,14 @@ fn detector((strategy, kind): (&str, Kind)) -> Detector {
     // flags one normal point in a thousand
     let config = DetectorConfig {
         strategy: strategy.into(),
+        // threshold cannot do without
+        params: if strategy == "statistical_threshold" { json!({"min": 0}) } else { Value::Null },
         kind,
         alerts_per_day: 0.001,
         points_per_day: Some(1.0),
         ..DetectorConfig::default()
     };
-    Detector::new(config).expect("an available strategy has defaults")
+    Detector::new(config).expect("these settings are valid for every strategy")
 }
 
 /// The first byte picks a strategy and a kind of value; the rest is the stored state of an entity

@@ -287,6 +287,12 @@ impl Law {
         (-y).max(y - high).max(0.0) / (2.0 * self.half)
     }
 
+    /// By how much a value lies outside what is possible, in events; `None` for rounding noise.
+    pub fn impossible(&self, value: f64) -> Option<f64> {
+        let outside = self.outside(value * self.per_value);
+        (outside > 1e-6).then(|| outside.min(1e300))
+    }
+
     /// The residual that a calibrator learns: the signed normal quantile of the point's mid-p.
     pub fn residual(&self, value: f64) -> f64 {
         let y = value * self.per_value;

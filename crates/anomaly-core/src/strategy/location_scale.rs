@@ -204,7 +204,7 @@ impl<B: Baseline> LocationScale<B> {
         let refreshed = reader.u64()?;
         let baseline = baseline(reader)?;
         let count = baseline.count();
-        if refreshed > count || off_centre.count > count.saturating_mul(2) {
+        if refreshed > count {
             return Err(reader.corrupted("counts contradict each other"));
         }
         Ok(LocationScale {
@@ -298,6 +298,9 @@ impl<B: Baseline> LocationScale<B> {
     }
 }
 
+/// The deviation of a count below 0 and of a ratio outside 0 to 1: it is an error, whatever was seen.
+const IMPOSSIBLE: f64 = 100.0;
+
 /// How many spreads out an anomalous point is learned at most. In spreads of the fit and not at a
 /// quantile of the calibrator: where incidents are more frequent than the quantile's probability,
 /// the calibrator would move it further out with each of them, and the baseline with it, until
@@ -321,12 +324,21 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
         let x = point.value;
         let fit = self.baseline.fit(point);
         let law = fit.and_then(|fit| self.chance.law(fit.centre, point));
+        let mut moved = None;
         if let Some(fit) = &fit {
-            verdict.expected = law.map_or(fit.centre, |law| law.expected());
             (verdict.lower, verdict.upper) = match rule.threshold {
                 Some(threshold) => self.baseline.bounds(point, fit, threshold),
                 None => self.p_bounds(fit, law.as_ref(), &rule.alpha()),
             };
+            let centre = law.map_or(fit.centre, |law| law.expected());
+            // A rule's own range may leave out the centre: three windows that disagree, a median
+            // beside a mean. What is expected lies in the range all the same.
+            verdict.expected = if verdict.lower <= verdict.upper {
+                centre.clamp(verdict.lower, verdict.upper)
+            } else {
+                centre
+            };
+            moved = Some((verdict.expected.min(centre), verdict.expected.max(centre)));
         }
         if !x.is_finite() {
             verdict.status = Status::NonFinite;
@@ -345,7 +357,10 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
         if let Some(law) = law {
             // Whichever finds the value more usual: chance alone, or the errors so far.
             let by_chance = ln_p_normal_two_sided(law.deviation(x)).max(MIN_LN_P);
-            let ln_p = by_chance.max(self.calibrator.ln_p(law.residual(x), f64::INFINITY));
+            let mut ln_p = by_chance.max(self.calibrator.ln_p(law.residual(x), f64::INFINITY));
+            if let Some(outside) = law.impossible(x) {
+                ln_p = ln_p.min(ln_p_normal_two_sided(IMPOSSIBLE + outside).max(MIN_LN_P));
+            }
             verdict.tail = Tail::LnP(ln_p);
             beyond_p = ln_p < rule.ln_alpha;
         } else if fit.is_degenerate() {
@@ -360,9 +375,15 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
                 residual > critical.above || -residual > critical.below
             };
         }
+        // Nothing is unusual between what is expected and the centre, so that p never rises on the way
+        // out.
+        let between = moved.is_some_and(|(low, high)| low <= x && x <= high);
+        if between {
+            verdict.tail = Tail::LnP(0.0);
+        }
         verdict.is_anomaly = match rule.threshold {
             Some(threshold) => verdict.statistic.abs() > threshold,
-            None => beyond_p,
+            None => beyond_p && !between,
         };
         verdict
     }

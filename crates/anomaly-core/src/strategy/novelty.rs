@@ -741,8 +741,10 @@ impl Surprise {
             self.sum(&seen, &v, seen_points, x)
         };
         let (lower, upper) = (verdict.lower, verdict.upper);
-        verdict.upper = self.bound(&seen, verdict.expected, upper, Direction::High, limit, &judge);
-        verdict.lower = self.bound(&seen, verdict.expected, lower, Direction::Low, limit, &judge);
+        let expected = verdict.expected;
+        let bound = |outer, side| self.bound(&seen, expected, outer, side, limit, &judge);
+        verdict.upper = bound(upper, Direction::High).max(expected);
+        verdict.lower = bound(lower, Direction::Low).min(expected);
         verdict.is_anomaly = match rule.threshold {
             Some(threshold) => s > threshold,
             None => verdict.ln_p() < rule.ln_alpha,

@@ -18,6 +18,9 @@ const DAY_SECONDS: i64 = 86_400;
 /// itself is asked, at some hundred times the cost.
 const TABLE: std::ops::Range<i64> = -EPOCH..3_155_760_000;
 
+/// Clock changes are at least some weeks apart, so that a stretch holds one or two.
+const STRETCH: u32 = 22;
+
 /// A local date and time of day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Local {
@@ -62,6 +65,8 @@ pub struct Calendar {
     /// From when on, in seconds since 2000, which offset in seconds east of UTC. Ascending; the
     /// first entry is at the start of [`TABLE`].
     offsets: Arc<[(i64, i32)]>,
+    /// For each stretch of 2^[`STRETCH`] seconds (48 days) the entry of `offsets` at its start.
+    index: Arc<[u16]>,
 }
 
 impl Default for Calendar {
@@ -96,7 +101,13 @@ impl Calendar {
                 offsets.push((second, offset));
             }
         }
-        Calendar { zone, offsets: offsets.into() }
+        let stretches = (TABLE.end - TABLE.start) >> STRETCH;
+        let index = (0..=stretches).map(|stretch| {
+            let start = TABLE.start + (stretch << STRETCH);
+            let after = offsets.partition_point(|(from, _)| *from <= start);
+            after.saturating_sub(1) as u16
+        });
+        Calendar { zone, index: index.collect(), offsets: offsets.into() }
     }
 
     /// The name of the time zone, `Europe/Berlin`.
@@ -109,8 +120,11 @@ impl Calendar {
         if !TABLE.contains(&second) {
             return self.zone.to_offset(timestamp(second)).seconds();
         }
-        let after = self.offsets.partition_point(|(from, _)| *from <= second);
-        self.offsets[after.saturating_sub(1)].1
+        let mut entry = usize::from(self.index[((second - TABLE.start) >> STRETCH) as usize]);
+        while self.offsets.get(entry + 1).is_some_and(|(from, _)| *from <= second) {
+            entry += 1;
+        }
+        self.offsets[entry].1
     }
 
     /// Seconds since 2000-01-01 00:00 local: what the clock on the wall shows.

@@ -26,6 +26,7 @@ pub mod verdict;
 pub mod volume;
 pub mod window;
 
+pub use calendar::Calendar;
 pub use detector::{Detector, DetectorConfig, EntityState, Outcome};
 pub use episode::{Episode, Phase, Transition};
 pub use error::{Error, Result};

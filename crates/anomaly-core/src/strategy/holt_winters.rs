@@ -370,6 +370,14 @@ impl Model {
         self.interval > 0.0 && (self.count <= 16 || stuck || since >= self.fitted_at.min(4096))
     }
 
+    /// A length that is an hour, a day or a week as far as a few cycles can tell is just that.
+    fn natural(&self, length: usize) -> usize {
+        const HOUR: f64 = 3600e6;
+        let points = [HOUR, 24.0 * HOUR, 168.0 * HOUR].map(|unit| unit / self.interval);
+        let near = points.into_iter().find(|points| (length as f64 / points - 1.0).abs() < 0.04);
+        near.map_or(length, |points| (points.round() as usize).max(2))
+    }
+
     /// Chooses period and parameters on the history, and smooths it with them.
     fn refit(&mut self) {
         self.fitted_at = self.count;
@@ -381,7 +389,7 @@ impl Model {
             Some(_) => 0,
             None => detect_periods(y)
                 .iter()
-                .map(|p| p.length)
+                .map(|p| self.natural(p.length))
                 .find(|length| *length <= MAX_PERIOD && y.len() >= 3 * length)
                 .unwrap_or(0),
         };

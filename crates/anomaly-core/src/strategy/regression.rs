@@ -10,8 +10,9 @@
 //! iteratively reweighted least squares with Huber's weights (Huber 1964; k = 1.345 and the median
 //! absolute residual as scale, as statsmodels' RLM). A group of effects takes part when the window is
 //! long enough to tell: the season one period, the hours two days, the weekdays two weeks. While the
-//! latest eight learned points all lie beyond two spreads on the same side, forecasts move by their
-//! median: a jump of the level is one event, and the window has time to make it its own.
+//! latest eight learned points all lie beyond two spreads on the same side, forecasts of the next 24
+//! points move by their median: a jump of the level is one event, and the window has time to make it its
+//! own; further ahead it may have been an episode.
 //!
 //! Parameters: `include_trend`, `include_seasonal`, `include_hour`, `include_weekday` (true);
 //! `seasonality`, the period in sampling intervals (24); `period_seconds`, the same in seconds;
@@ -44,6 +45,8 @@ const MEDIAN: f64 = 0.674_489_750_196_081_7;
 /// So many of the latest points, all beyond so many spreads on the same side, make a new level.
 const SHIFT: usize = 8;
 const SHIFT_SPREADS: f64 = 2.0;
+/// For how many sampling intervals that holds.
+const SHIFT_REACH: f64 = 24.0;
 /// Constant, slope, hours, weekdays.
 const MAX_FEATURES: usize = 2 + 2 * MAX_HARMONICS + 23 + 6;
 const MAX_HARMONICS: usize = 10;
@@ -435,8 +438,12 @@ impl Regressor {
 
     /// Expected value and spread at a time.
     fn predict(&self, at: i64) -> Option<(f64, f64)> {
-        let (centre, spread) = self.fitted.as_ref()?.predict(at, &self.config.calendar);
-        Some((finite(centre + self.offset), spread))
+        let fitted = self.fitted.as_ref()?;
+        let (centre, spread) = fitted.predict(at, &self.config.calendar);
+        let near = SHIFT_REACH * fitted.span / self.points.len() as f64;
+        let ahead = (i128::from(at) - i128::from(self.points.back()?.0)) as f64;
+        let offset = if ahead.abs() <= near { self.offset } else { 0.0 };
+        Some((finite(centre + offset), spread))
     }
 
     fn decode(reader: &mut Reader<'_>, config: Config) -> Result<Self> {

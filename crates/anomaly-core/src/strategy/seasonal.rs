@@ -251,13 +251,18 @@ struct Record {
 }
 
 impl Record {
-    /// One forecast that was off by `error`. A level that follows at a rate makes part of the season
-    /// good by itself; only the rest is its merit. `limit`: the limit of errors, and the memory.
-    fn push(&mut self, value: f64, error: f64, rate: f64, active: bool, limit: Option<(f64, f64)>) {
+    /// A level that follows at a rate, but single errors up to a clip only, makes part of the season good
+    /// by itself; gives the rest.
+    fn follow(&mut self, value: f64, (rate, clip): (f64, f64)) -> f64 {
         let own = finite(value - self.followed);
-        self.followed = finite(self.followed + rate * own);
-        let Some((limit, memory)) = limit else { return };
-        let (with, without) = if active { (error, error + own) } else { (error - own, error) };
+        self.followed = finite(self.followed + rate * own.clamp(-clip, clip));
+        own
+    }
+
+    /// Errors of one forecast with the season and without it, counted up to a limit. The later half of
+    /// the record counts: profiles get better.
+    fn push(&mut self, with: f64, without: f64, limit: f64, memory: f64) {
+        let memory = memory.min((0.5 * self.with.count as f64).max(16.0));
         let (with, without) = (with.abs().min(limit), without.abs().min(limit));
         let gain = without - with;
         self.with.push(with, memory);
@@ -267,7 +272,7 @@ impl Record {
 
     /// The mean gain as a share of the error, and in standard errors.
     fn merit(&self, memory: f64) -> (f64, f64) {
-        let n = (self.gain.count as f64).min(memory);
+        let n = (0.5 * self.gain.count as f64).min(memory);
         if n < 16.0 {
             return (0.0, 0.0);
         }
@@ -305,11 +310,14 @@ struct Component {
     values: Vec<f64>,
     /// Points learned per bin, up to the memory of the profile.
     weights: Vec<f32>,
+    /// The level that the profile refers to: a slow one, of what the profile itself leaves.
+    base: f64,
     /// How far its profile is from what it should say, on average.
     scale: Fading,
     /// The bins whose last value was beyond the clip, and on which side: the second time it counts.
     beyond: Vec<i8>,
-    /// Its record beside the level that forecasts, and beside the slower one that could if it took part.
+    /// Its record beside the level that forecasts; and that of forecasts by the slower level and this
+    /// season against those made now.
     records: [Record; 2],
     /// Points that a bin gets in one cycle, as far as the sampling interval tells.
     density: f64,
@@ -317,7 +325,7 @@ struct Component {
 }
 
 impl Component {
-    fn new(season: Season, bins: usize, since: i64, interval: f64) -> Self {
+    fn new(season: Season, bins: usize, since: i64, base: f64, interval: f64) -> Self {
         let width = season.cycle() / bins as f64;
         Component {
             season,
@@ -325,6 +333,7 @@ impl Component {
             since,
             values: vec![0.0; bins],
             weights: vec![0.0; bins],
+            base,
             scale: Fading::default(),
             beyond: vec![0; bins],
             records: [Record::default(); 2],
@@ -390,26 +399,56 @@ impl Component {
         seen(0) + seen(1) >= 1.0
     }
 
-    /// Keeps the records, of errors by a level each that follows at a rate.
-    fn judge(&mut self, place: &Place, errors: [(f64, f64); 2], limit: f64, interval: f64) {
+    /// Keeps the records. `now`: error of the forecast, and rate and clip of its level; `slower`: the
+    /// same of the slower level. What a line makes good of a season by itself cannot be told by a rate.
+    fn judge(
+        &mut self,
+        place: &Place,
+        now: (f64, Option<(f64, f64)>),
+        slower: (f64, (f64, f64)),
+        limit: f64,
+        interval: f64,
+    ) {
         let value = self.value(place);
-        let knows = self.knows(place);
-        let memory = self.memory(interval);
-        for (record, (error, rate)) in self.records.iter_mut().zip(errors) {
-            record.push(value, error, rate, self.active, knows.then_some((limit, memory)));
+        let beside_now = now.1.map(|rate| self.records[0].follow(value, rate));
+        let beside_slower = self.records[1].follow(value, slower.1);
+        if !self.knows(place) {
+            return;
         }
+        let memory = self.memory(interval);
+        if let Some(own) = beside_now {
+            let (with, without) =
+                if self.active { (now.0, now.0 + own) } else { (now.0 - own, now.0) };
+            self.records[0].push(with, without, limit, memory);
+        }
+        self.records[1].push(slower.0 - beside_slower, now.0, limit, memory);
     }
 
-    /// Learns what the level and the other seasons leave of a value.
-    fn learn(&mut self, place: &Place, target: f64, interval: f64, settled: bool) {
+    /// Learns what the other seasons leave of a value. `rate`: of the level below; `level`: a faster one,
+    /// for comparison.
+    fn learn(&mut self, place: &Place, rest: f64, rate: f64, level: f64, interval: f64) {
         let [a, b] = place.bins;
         let [wa, wb] = place.weights;
+        let target = finite(rest - self.base);
         let error = finite(target - self.mean(place));
         let clip = if self.scale.count > 8 { 5.0 * self.scale.mean } else { f64::MAX };
         if self.knows(place) {
             self.scale.push(error.abs().min(1.2 * clip), self.memory(interval));
         }
         let remembered = self.remembered();
+        // Whether the level is where the one below is, give or take what it follows of this season.
+        let followed = if self.active { 0.0 } else { self.records[1].followed };
+        let apart = finite(level - self.base - followed);
+        let settled = apart.abs() <= clip;
+        let is_short = matches!(self.season, Season::TimeOfDay | Season::Period { .. });
+        if !settled && is_short {
+            // On the way to a new level every phase is off by the same: the level below hurries, and the
+            // profile waits. Not so of a week, for which two days of another level are its season.
+            self.base =
+                finite(self.base + 0.1 * error.clamp(-2.0 * apart.abs(), 2.0 * apart.abs()));
+            return;
+        }
+        self.base = finite(self.base + rate * error.clamp(-clip, clip));
         // An outlier counts as one at the clip; what comes back in the next cycle is none.
         let side = if error.abs() > clip { error.signum() as i8 } else { 0 };
         let nearest = if wa >= wb { a } else { b };
@@ -436,15 +475,8 @@ impl Component {
     /// What forecasts gain by it, as a share of their error, if that is more than chance.
     fn merit(&self, interval: f64) -> f64 {
         let memory = self.memory(interval);
-        let [now, slower] = self.records.map(|record| record.merit(memory));
-        // Errors of the slower level depend on each other over some 25 points.
-        if now.0 > 0.02 && now.1 > 3.5 {
-            now.0
-        } else if now.0 > 0.0 && slower.0 > 0.1 && slower.1 > 3.5 * 5.0 {
-            0.5 * slower.0
-        } else {
-            0.0
-        }
+        let merits = self.records.map(|record| record.merit(memory));
+        merits.into_iter().filter(|m| m.0 > 0.02 && m.1 > 3.0).fold(0.0, |best, m| best.max(m.0))
     }
 
     fn is_harmful(&self, interval: f64) -> bool {
@@ -452,7 +484,7 @@ impl Component {
         share < -0.005 && errors < -2.0
     }
 
-    /// Takes the mean of the profile out; the level has it.
+    /// Takes the mean of the profile out, into the level below.
     fn centre(&mut self) {
         if self.season == Season::Weekend {
             return;
@@ -463,6 +495,7 @@ impl Component {
         for (v, w) in self.values.iter_mut().zip(&self.weights) {
             *v = if *w > 0.0 { finite(*v - mean) } else { 0.0 };
         }
+        self.base = finite(self.base + mean);
     }
 }
 
@@ -743,9 +776,9 @@ impl Model {
 
     fn spread_at(&self, bin: usize) -> f64 {
         let ratio = &self.ratios[bin];
-        // Each bin starts as if it had the common spread ten times.
-        let n = (ratio.count as f64).min(50.0);
-        let share = (10.0 + n * ratio.mean) / (10.0 + n);
+        // Each bin starts as if it had the common spread thirty times.
+        let n = (ratio.count as f64).min(100.0);
+        let share = (30.0 + n * ratio.mean) / (30.0 + n);
         finite(self.spread.mean / MEAN_ABSOLUTE * share.clamp(0.2, 5.0))
     }
 
@@ -761,16 +794,15 @@ impl Model {
             let clipped =
                 if self.spread.count > 8 { error.abs().min(4.0 * spread) } else { error.abs() };
             if self.spread.count > 20 && self.spread.mean > 0.0 {
-                self.ratios[forecast.bin].push(clipped / self.spread.mean, 50.0);
+                self.ratios[forecast.bin].push(clipped / self.spread.mean, 100.0);
             }
-            // Errors shrink while profiles are learned: the later half counts.
-            self.spread.push(clipped, (0.5 * self.spread.count as f64).clamp(8.0, 500.0));
+            // Errors shrink while profiles are learned: the latest third counts.
+            self.spread.push(clipped, (0.3 * self.spread.count as f64).clamp(8.0, 500.0));
             self.follow_shift(error, spread);
         }
         self.count += 1;
 
         // What the seasons leave, before the levels have seen it.
-        let base = self.levels[SLOW];
         let slower = self.levels[SLOWER];
         let slow = self.slow_rate();
         let level_target = finite(value - forecast.seasons);
@@ -800,17 +832,18 @@ impl Model {
         self.last = self.last.max(at);
 
         let interval = self.interval();
-        let target = finite(value - base - forecast.seasons);
         let limit = 10.0 * self.spread.mean;
-        // While the slow level is on its way to a new one, every phase is off by the same.
-        let settled = (slower - base).abs() <= 3.0 * self.spread.mean;
-        let rate = RATES.get(self.level).copied().unwrap_or(slow);
-        let errors = [(error, rate), (finite(level_target - slower), RATES[SLOWER])];
+        let clip = |way: usize| 4.0 / MEAN_ABSOLUTE * self.errors[way].mean;
+        let rate = match self.level {
+            LINE => None,
+            way => Some((RATES.get(way).copied().unwrap_or(slow), clip(way))),
+        };
+        let beside_slower = (finite(level_target - slower), (RATES[SLOWER], clip(SLOWER)));
         for component in &mut self.components {
             let Some(place) = component.place(at, &local) else { continue };
-            component.judge(&place, errors, limit, interval);
+            component.judge(&place, (error, rate), beside_slower, limit, interval);
             let own = if component.active { component.value(&place) } else { 0.0 };
-            component.learn(&place, finite(target + own), interval, settled);
+            component.learn(&place, finite(level_target + own), slow, slower, interval);
         }
         if let Some(history) = &mut self.history {
             history.push(at, value);
@@ -848,21 +881,21 @@ impl Model {
         let mut history = History::new(&early);
         let interval = history.interval;
         let since = history.origin;
+        let base = self.levels[SLOW];
         if self.config.by_calendar {
             for season in Season::CALENDAR {
                 let bins = season.bins(interval);
                 if bins > 0 {
-                    self.components.push(Component::new(season, bins, since, interval));
+                    self.components.push(Component::new(season, bins, since, base, interval));
                 }
             }
         }
-        let base = self.levels[SLOW];
         for (at, value) in early {
             history.push(at, value);
             let local = self.config.calendar.local(at);
             for component in &mut self.components {
                 if let Some(place) = component.place(at, &local) {
-                    component.learn(&place, finite(value - base), interval, true);
+                    component.learn(&place, value, 0.01, base, interval);
                 }
             }
         }
@@ -893,7 +926,8 @@ impl Model {
         if let Some((_, component)) = best {
             component.centre();
             component.active = true;
-            component.records.iter_mut().for_each(|record| record.followed = 0.0);
+            self.levels[SLOW] = component.base;
+            component.records = [Record::default(); 2];
             changed = true;
         }
         if changed {
@@ -909,12 +943,11 @@ impl Model {
             self.ratios = [Fading::default(); SPREADS];
             self.spread.count = self.spread.count.min(16);
         }
-        // A season that has not helped for ten cycles is forgotten.
+        // A season that has not helped for twenty cycles is forgotten.
         self.components.retain(|c| {
-            c.active
-                || !matches!(c.season, Season::Period { .. })
-                || elapsed(c.since, last) < 10.0 * c.season.cycle()
-                || c.records[0].gain.count < 200
+            let judged = c.records[1].gain.count as f64;
+            let is_young = judged < 200.0 || judged * interval < 20.0 * c.season.cycle();
+            c.active || is_young || !matches!(c.season, Season::Period { .. })
         });
         let least = |way: &usize| self.errors[*way].mean;
         if let Some(best) = (0..LEVELS).min_by(|a, b| least(a).total_cmp(&least(b)))
@@ -971,8 +1004,9 @@ impl Model {
             if used.len() == MAX_PERIODS || bins < 2 {
                 continue;
             }
-            let mut component = Component::new(season, bins, last, interval);
+            let mut component = Component::new(season, bins, last, 0.0, interval);
             history.replay(&mut component);
+            component.base = self.levels[SLOW];
             self.components.push(component);
         }
     }
@@ -1066,7 +1100,7 @@ impl History {
                 component.since = at;
             }
             if let Some(place) = component.place(at, &calendar.local(at)) {
-                component.learn(&place, finite((v - mean) * self.unit), self.interval, true);
+                component.learn(&place, finite((v - mean) * self.unit), 0.0, 0.0, self.interval);
             }
         }
     }
@@ -1085,6 +1119,7 @@ impl Component {
         }
         out.push(u8::from(self.active));
         out.extend_from_slice(&self.since.to_le_bytes());
+        out.extend_from_slice(&self.base.to_le_bytes());
         self.scale.encode(out);
         self.records.iter().for_each(|record| record.encode(out));
         out.push(self.values.len() as u8);
@@ -1116,6 +1151,7 @@ impl Component {
             _ => return Err(reader.corrupted("unknown flag")),
         };
         let since = reader.i64()?;
+        let base = reader.finite("base")?;
         let scale = Fading::decode(reader)?;
         let records = [Record::decode(reader)?, Record::decode(reader)?];
         if scale.mean < 0.0 {
@@ -1129,7 +1165,7 @@ impl Component {
         if bins != expected || bins == 0 {
             return Err(reader.corrupted("profile of another length"));
         }
-        let mut component = Component::new(season, bins, since, interval);
+        let mut component = Component::new(season, bins, since, base, interval);
         component.active = active;
         (component.scale, component.records) = (scale, records);
         for side in &mut component.beyond {
@@ -1326,6 +1362,30 @@ mod tests {
         let error = error(&model, 24 * 7 * 9, 24 * 7, HOURS, f);
         assert!(error < 1.5, "{error} {:?}", seasons(&model));
         assert!(seasons(&model).contains(&"time_of_day"), "{:?}", seasons(&model));
+    }
+
+    /// One hour of the week stands out, across both clock changes of a year.
+    #[test]
+    fn an_hour_of_the_week_is_found_by_the_clock_on_the_wall() {
+        let zone = "America/New_York";
+        let f = |at: i64| if local(zone, at).hour_of_week() == 2 * 24 + 15 { 160.0 } else { 100.0 };
+        let n = 24 * 7 * 30;
+        let model = learned(zone, n, HOURS, f);
+        let error = error(&model, n, 24 * 14, HOURS, f);
+        assert!(error < 2.0, "{error} {:?}", seasons(&model));
+    }
+
+    #[test]
+    fn days_of_the_month_and_its_end_are_found() {
+        const DAYS: i64 = 24 * HOURS;
+        let first = |at: i64| if local("UTC", at).day_of_month == 1 { 130.0 } else { 100.0 };
+        let model = learned("UTC", 700, DAYS, first);
+        assert!(error(&model, 700, 90, DAYS, first) < 1.5, "{:?}", seasons(&model));
+        assert!(seasons(&model).contains(&"day_of_month"));
+        let last = |at: i64| if local("UTC", at).days_to_month_end() == 0 { 130.0 } else { 100.0 };
+        let model = learned("UTC", 700, DAYS, last);
+        assert!(error(&model, 700, 90, DAYS, last) < 1.5, "{:?}", seasons(&model));
+        assert!(seasons(&model).contains(&"days_to_month_end"));
     }
 
     #[test]

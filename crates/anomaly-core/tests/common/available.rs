@@ -34,16 +34,6 @@ const KNOWN_DEFECTS: &[(&str, &str, &str)] = &[
     ("check_c17_the_week_is_known_after_four_of_them", "auto", "19: the weekend is not known"),
     ("every_strategy_finds_what_it_is_for", "auto", "20: spikes of a random walk"),
     (
-        "check_c17_defect_s1r_on_a_clean_24_hour_sine_the_future_is_silent_and_the_opposite_phase_alerts",
-        "seasonal",
-        "23: alerts while the season is being found",
-    ),
-    (
-        "check_c17_defect_s1r_on_a_clean_24_hour_sine_the_future_is_silent_and_the_opposite_phase_alerts",
-        "holt_winters",
-        "24: a period of 288 points is not learned in three weeks",
-    ),
-    (
         "poisson_counts_do_not_alarm_beyond_1_2_times_nominal",
         "random_cut_forest",
         "25: not for counts at 0.001",

@@ -239,7 +239,6 @@ fn poisson_counts_do_not_alarm_beyond_1_2_times_nominal() {
 /// Two failures where one in two hundred is usual are nothing among 10 trials, and everything among
 /// a thousand times as many with the same share.
 #[test]
-#[ignore = "few trials alarm otherwise than promised for some strategies"]
 fn small_denominators_do_not_alarm() {
     each(&others(&WITHOUT_RATE), |strategy| {
         // the rate: half of the rows have a tenth of the trials

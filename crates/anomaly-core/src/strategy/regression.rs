@@ -303,7 +303,8 @@ fn fit_robust(
     let mut work: Vec<f64> = residuals.iter().map(|r| r.abs()).collect();
     let mut previous = median(&mut work) / MEDIAN;
     let mut weights: Vec<f64> = residuals.iter().map(|r| huber(*r, previous)).collect();
-    for round in 0.. {
+    let mut round = 0;
+    loop {
         let (a, mut b) = normal_equations(rows, y, &weights, size);
         let normal = Cholesky::new(size, a);
         normal.solve(&mut b);
@@ -325,8 +326,8 @@ fn fit_robust(
         for (w, r) in weights.iter_mut().zip(&residuals) {
             *w = huber(*r, scale);
         }
+        round += 1;
     }
-    unreachable!("the loop ends at round 30")
 }
 
 /// The window of one entity and the fit to it.

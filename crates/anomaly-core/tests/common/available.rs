@@ -44,6 +44,16 @@ const KNOWN_DEFECTS: &[(&str, &str, &str)] = &[
         "regression",
         "counts with a threshold on a constant",
     ),
+    ("small_denominators_do_not_alarm", "cusum", "does not know of trials"),
+    ("small_denominators_do_not_alarm", "quantile", "does not know of trials"),
+    ("small_denominators_do_not_alarm", "persist", "does not know of trials"),
+    ("small_denominators_do_not_alarm", "novelty", "does not know of trials"),
+    ("small_denominators_do_not_alarm", "auto", "does not know of trials"),
+    ("small_denominators_do_not_alarm", "matrix_profile", "does not know of trials"),
+    ("small_denominators_do_not_alarm", "random_cut_forest", "does not know of trials"),
+    ("small_denominators_do_not_alarm", "level_shift", "judges several points, not one row"),
+    ("small_denominators_do_not_alarm", "volatility_shift", "judges several points, not one row"),
+    ("small_denominators_do_not_alarm", "changepoint", "judges several points, not one row"),
 ];
 
 /// All that are available but these.

@@ -9,7 +9,7 @@
 //! at trends and seasons. A state of 1.8 kB.
 //!
 //! Parameters: `lower` (0.001 to 0.45, default 0.05), `upper` (0.55 to 0.999, default 0.95),
-//! `sketch_capacity` (128 to 4096, default 192): for quantiles further out than 1 in 50 take more.
+//! `sketch_capacity` (128 to 4096, default 160): for quantiles further out than 1 in 50 take more.
 
 use serde_json::{Map, Value};
 

@@ -34,6 +34,7 @@ use std::sync::LazyLock;
 use crate::Result;
 use crate::codec::Reader;
 use crate::distribution::{MIN_LN_P, deviation_from_ln_p, ln_p_normal_two_sided};
+use crate::elementary::{exp_each, ln_each};
 use crate::verdict::Tail;
 
 /// A probability between 0 and 1 that is asked for again and again.
@@ -111,9 +112,10 @@ fn heavy(k: f64) -> f64 {
 const MAX_SHAPE: f32 = 1.0;
 /// So many exceedances of an exponential tail are added to those seen.
 const TAIL_PRIOR: f64 = 4.0;
-/// θ·(median excess)/ln 2, for the grid of shapes; −0.27 is shape −0.3, 1.4 is shape 1.
-const GRID: [f64; 13] =
-    [-0.27, -0.18, -0.1, -0.04, 0.0, 0.05, 0.11, 0.19, 0.3, 0.45, 0.65, 0.95, 1.4];
+/// θ·(median excess)/ln 2, for the grid of shapes; −0.27 is shape −0.3, 1.4 is shape 1. The
+/// exponential distribution, shape 0, is between the first so many and the others.
+const GRID: [f64; 12] = [-0.27, -0.18, -0.1, -0.04, 0.05, 0.11, 0.19, 0.3, 0.45, 0.65, 0.95, 1.4];
+const LIGHTER: usize = 4;
 
 /// Inner points at which the distribution of one side is kept.
 const KNOTS: usize = 12;
@@ -141,8 +143,24 @@ fn residual_of_z(z: f64, dof: f64) -> f64 {
     }
 }
 
+/// Where p of a [`Calibrator`] crosses some probability, below and above, as normal quantiles: what
+/// remains to be done for each number of degrees of freedom is cheap.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Critical {
+    below: f64,
+    above: f64,
+}
+
+impl Critical {
+    /// The |residual| below and above, each at most `f64::MAX`.
+    pub fn residuals(&self, dof: f64) -> (f64, f64) {
+        (residual_of_z(self.below, dof), residual_of_z(self.above, dof))
+    }
+}
+
 /// So many residuals as far out as a gross outlier are expected among all that are remembered.
 const GROSS: f64 = 0.25;
+
 /// The tail of one side as of the last refresh.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SideTail {
@@ -240,9 +258,9 @@ impl SideTail {
         self.ln_p(-ln_p_normal_two_sided(z_of_residual(residual, dof)))
     }
 
-    /// The |residual| with the given p, at most `f64::MAX`.
-    fn residual(&self, ln_p: f64, dof: f64) -> f64 {
-        residual_of_z(deviation_from_ln_p(-self.e(ln_p)), dof)
+    /// The normal quantile z of the residuals with the given p.
+    fn z(&self, ln_p: f64) -> f64 {
+        deviation_from_ln_p(-self.e(ln_p))
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -296,14 +314,17 @@ fn beyond(cells: &Cells) -> Cells {
 }
 
 /// Scale and shape of the tail from the cells at and beyond `top`, `n` residuals in all.
-fn fit_tail(cells: &Cells, top: usize) -> (f64, f64) {
-    let k: u32 = cells[top..].iter().sum();
+fn fit_tail(cells: &Cells, beyond: &Cells, top: usize) -> (f64, f64) {
+    let k = beyond[top];
     // excess of the cell's middle and number of residuals there
     let mut data = [(0.0, 0.0); CELLS];
     let mut len = 0;
     let mut median = None;
     let mut sum = 0;
     for i in top..CELLS {
+        if beyond[i] == 0 {
+            break;
+        }
         if cells[i] == 0 {
             continue;
         }
@@ -327,20 +348,39 @@ fn fit_tail(cells: &Cells, top: usize) -> (f64, f64) {
     ]
     .map(|(y, w)| (y * typical, TAIL_PRIOR * w));
 
-    let mut fits = [(0.0, 0.0, f64::MIN); GRID.len()];
-    for (fit, t) in fits.iter_mut().zip(GRID) {
-        let theta = t / typical;
-        if 1.0 + theta * data.last().map_or(0.0, |(y, _)| *y) < 0.05 {
-            continue;
+    // Σ w·ln(1 + θy) over data and prior, for all θ at a time. Where a θ is not feasible, the sum
+    // means nothing and is not used.
+    let theta = GRID.map(|t| t / typical);
+    let (mut shapes, mut mean) = ([0.0; GRID.len()], 0.0);
+    for (y, w) in data.iter().chain(&prior) {
+        let mut ln = theta;
+        for v in &mut ln {
+            let x = 1.0 + *v * y;
+            *v = if x > 0.01 { x } else { 0.01 };
         }
-        let sum = |of: &dyn Fn(f64) -> f64| -> f64 {
-            data.iter().chain(&prior).map(|(y, w)| w * of(*y)).sum::<f64>() / total
-        };
-        let (ln_scale, shape) = if t == 0.0 {
-            (libm::log(sum(&|y| y)), 0.0)
+        ln_each(&mut ln);
+        for (sum, ln) in shapes.iter_mut().zip(ln) {
+            *sum += w * ln;
+        }
+        mean += w * y;
+    }
+    shapes.iter_mut().for_each(|sum| *sum /= total);
+    let mut ln_scales = theta;
+    for (scale, shape) in ln_scales.iter_mut().zip(&shapes) {
+        *scale = (shape / *scale).max(f64::MIN_POSITIVE);
+    }
+    ln_each(&mut ln_scales);
+    let furthest = data.last().map_or(0.0, |(y, _)| *y);
+    let mut fits = [(0.0, 0.0, f64::MIN); GRID.len() + 1];
+    for (i, fit) in fits.iter_mut().enumerate() {
+        let (ln_scale, shape) = if i == LIGHTER {
+            (libm::log(mean / total), 0.0)
         } else {
-            let shape = sum(&|y| libm::log1p(theta * y));
-            (libm::log(shape / theta), shape)
+            let i = i - usize::from(i > LIGHTER);
+            if 1.0 + theta[i] * furthest < 0.05 {
+                continue;
+            }
+            (ln_scales[i], shapes[i])
         };
         let prior = if shape < 0.0 { -shape / LIGHT } else { shape / heavy(k) };
         *fit = (ln_scale, shape, -total * (ln_scale + shape) - prior);
@@ -349,11 +389,16 @@ fn fit_tail(cells: &Cells, top: usize) -> (f64, f64) {
     let (mut weight, mut scale, mut shape) = (0.0, 0.0, 0.0);
     let feasible = fits.iter().position(|f| f.2 > f64::MIN).unwrap_or(0);
     let fits = &fits[feasible..];
+    let mut likelihoods = [f64::MIN; GRID.len() + 2];
+    for (likelihood, fit) in likelihoods.iter_mut().zip(fits) {
+        *likelihood = fit.2 - best;
+    }
+    exp_each(&mut likelihoods);
     for i in 0..fits.len() {
         // trapezoids in the shape
         let before = fits[i.saturating_sub(1)].1;
         let after = fits[(i + 1).min(fits.len() - 1)].1;
-        let w = libm::exp(fits[i].2 - best) * (after - before);
+        let w = likelihoods[i] * (after - before);
         weight += w;
         scale += w * fits[i].0;
         shape += w * fits[i].1;
@@ -367,8 +412,12 @@ fn fit_tail(cells: &Cells, top: usize) -> (f64, f64) {
 /// What one side is before the two are weighed against each other.
 struct Side<'a> {
     cells: &'a Cells,
-    /// Share of all residuals at or beyond each edge, the prior included.
-    survival: [f64; CELLS],
+    /// Units at or beyond each edge.
+    beyond: Cells,
+    /// Residuals on both sides.
+    n: f64,
+    /// How many of the prior's lie on this side.
+    prior: f64,
     /// The cell where the tail begins.
     top: usize,
     /// Mean excess over the threshold in normal standard deviations.
@@ -379,25 +428,42 @@ impl<'a> Side<'a> {
     /// `n` residuals on both sides; `prior` is the share of the prior's that lie on this one.
     fn new(cells: &'a Cells, n: f64, prior: f64) -> Self {
         let beyond = beyond(cells);
-        let survival = std::array::from_fn(|i| {
-            let seen = f64::from(beyond[i]) / f64::from(UNITS);
-            ((PRIOR * prior * PRIOR_SURVIVAL[i] + seen) / (PRIOR + n)).max(0.125 / (n + 1.0))
-        });
+        let mut side = Side { cells, beyond, n, prior: PRIOR * prior, top: CELLS - 1, reach: 0.0 };
+        // The first cell with so few beyond; survival falls from edge to edge.
         let share = tail_share(n);
-        let top = (1..CELLS - 1).find(|i| survival[*i] <= share).unwrap_or(CELLS - 1);
+        let (mut low, mut high) = (1, CELLS - 1);
+        while low < high {
+            let i = usize::midpoint(low, high);
+            if side.survival(i) <= share {
+                high = i;
+            } else {
+                low = i + 1;
+            }
+        }
+        let top = low;
         let z = &*Z_EDGES;
         let mut sum = TAIL_PRIOR * 0.4;
-        for i in top..CELLS - 1 {
-            sum += f64::from(cells[i]) / f64::from(UNITS) * (0.5 * (z[i] + z[i + 1]) - z[top]);
+        let tail = cells.iter().enumerate().skip(top).take_while(|(i, _)| side.beyond[*i] > 0);
+        for (i, count) in tail {
+            let middle = z.get(i + 1).map_or(z[i], |next| 0.5 * (z[i] + next));
+            sum += f64::from(*count) / f64::from(UNITS) * (middle - z[top]);
         }
-        sum += f64::from(cells[CELLS - 1]) / f64::from(UNITS) * (z[CELLS - 1] - z[top]);
-        let k = f64::from(beyond[top]) / f64::from(UNITS);
-        Side { cells, survival, top, reach: sum / (k + TAIL_PRIOR) }
+        let k = f64::from(side.beyond[top]) / f64::from(UNITS);
+        side.top = top;
+        side.reach = sum / (k + TAIL_PRIOR);
+        side
+    }
+
+    /// Share of all residuals at or beyond an edge, the prior included.
+    fn survival(&self, edge: usize) -> f64 {
+        let seen = f64::from(self.beyond[edge]) / f64::from(UNITS);
+        let share = (self.prior * PRIOR_SURVIVAL[edge] + seen) / (PRIOR + self.n);
+        share.max(0.125 / (self.n + 1.0))
     }
 
     /// The frozen tail, given which part of all alarms this side may raise.
     fn tail(&self, part: f64) -> SideTail {
-        let (scale, shape) = fit_tail(self.cells, self.top);
+        let (scale, shape) = fit_tail(self.cells, &self.beyond, self.top);
         let shape = (shape as f32).clamp(-MAX_SHAPE, MAX_SHAPE);
         let mut side = SideTail {
             ln_p: [0; KNOTS],
@@ -405,12 +471,14 @@ impl<'a> Side<'a> {
             scale: (scale as f32).clamp(MIN_SCALE, MAX_SCALE),
             shape: if shape.abs() < MIN_SHAPE { MIN_SHAPE } else { shape },
         };
+        let mut ln_p: [f64; KNOTS] =
+            std::array::from_fn(|i| self.survival((i + 1) * self.top / KNOTS) / part);
+        ln_each(&mut ln_p);
         let (mut e0, mut l0) = (0.0, 0u16);
-        for i in 0..KNOTS {
+        for (i, ln_p) in ln_p.into_iter().enumerate() {
             let e1 = side.edge(i);
             if e1 > e0 {
-                let p = self.survival[(i + 1) * self.top / KNOTS] / part;
-                let exact = -libm::log(p) * RESOLUTION;
+                let exact = -ln_p * RESOLUTION;
                 l0 = (exact.clamp(0.0, 60_000.0).round() as u16).max(l0 + 1);
             }
             side.ln_p[i] = l0;
@@ -586,7 +654,12 @@ impl Calibrator {
 
     /// The |residual| below and above beyond which p is less than `alpha`, each at most `f64::MAX`.
     pub fn quantiles(&self, alpha: &Alpha, dof: f64) -> (f64, f64) {
-        (self.tails.0.residual(alpha.ln_p, dof), self.tails.1.residual(alpha.ln_p, dof))
+        self.critical(alpha).residuals(dof)
+    }
+
+    /// The same for whatever degrees of freedom there will be before the next refresh.
+    pub fn critical(&self, alpha: &Alpha) -> Critical {
+        Critical { below: self.tails.0.z(alpha.ln_p), above: self.tails.1.z(alpha.ln_p) }
     }
 
     /// A flag, both sides' cells up to the last used one as varints, both tails. At most 470 bytes, 60

@@ -10,6 +10,7 @@ pub mod codec;
 pub mod describe;
 pub mod detector;
 pub mod distribution;
+mod elementary;
 pub mod episode;
 pub mod error;
 pub mod gaps;

@@ -13,6 +13,7 @@
 
 use super::fft::Fft;
 use super::{median, scaled};
+use crate::elementary::{exp_each, ln_each};
 
 /// Most that are found.
 pub const MAX_PERIODS: usize = 4;
@@ -258,6 +259,19 @@ struct Spectrum {
 /// Quantile of the power in a window that the background is estimated by.
 const QUANTILE: f64 = 0.35;
 
+fn logarithms(mut numbers: Vec<f64>) -> Vec<f64> {
+    let (many, rest) = numbers.as_chunks_mut::<16>();
+    many.iter_mut().for_each(ln_each);
+    rest.iter_mut().for_each(|x| ln_each(std::array::from_mut(x)));
+    numbers
+}
+
+fn exponentials(numbers: &mut [f64]) {
+    let (many, rest) = numbers.as_chunks_mut::<16>();
+    many.iter_mut().for_each(exp_each);
+    rest.iter_mut().for_each(|x| exp_each(std::array::from_mut(x)));
+}
+
 impl Spectrum {
     fn new(y: &[f64], fft: &Fft) -> Self {
         let n = y.len();
@@ -288,28 +302,34 @@ impl Spectrum {
             let to = ((at * 2.0) as usize).min(last).max((from + span).min(last));
             (from.min(to.saturating_sub(span).max(first)), to)
         };
+        // That of bin 0 plays no part.
+        let ln_bins = logarithms((0..=last).map(|j| j.max(1) as f64).collect());
+        let ln_nodes = logarithms(nodes.clone());
         let mut work = Vec::new();
-        let mut estimate = |at: f64, slope: f64| {
-            let (from, to) = window(at);
+        let mut estimate = |k: usize, slope: f64| {
+            let (from, to) = window(nodes[k]);
             let stride = ((to - from) / 400).max(1);
             work.clear();
-            work.extend(
-                (from..=to).step_by(stride).map(|j| power[j] * libm::pow(j as f64 / at, -slope)),
-            );
+            // in proportion to the power at the node if it falls like that
+            work.extend((from..=to).step_by(stride).map(|j| slope * (ln_nodes[k] - ln_bins[j])));
+            exponentials(&mut work);
+            for (v, j) in work.iter_mut().zip((from..=to).step_by(stride)) {
+                *v *= power[j];
+            }
             let rank = ((work.len() as f64 * QUANTILE) as usize).min(work.len() - 1);
             let (_, value, _) = work.select_nth_unstable_by(rank, f64::total_cmp);
             (*value / -libm::log1p(-QUANTILE)).max(f64::MIN_POSITIVE)
         };
-        let flat: Vec<f64> = nodes.iter().map(|at| libm::log(estimate(*at, 0.0))).collect();
+        let flat: Vec<f64> = (0..nodes.len()).map(|k| libm::log(estimate(k, 0.0))).collect();
         let slopes: Vec<f64> = (0..nodes.len())
             .map(|k| {
                 let (a, b) = (k.saturating_sub(4), (k + 4).min(nodes.len() - 1));
-                let run = libm::log(nodes[b] / nodes[a]);
+                let run = ln_nodes[b] - ln_nodes[a];
                 if run > 0.0 { ((flat[b] - flat[a]) / run).clamp(-4.0, 4.0) } else { 0.0 }
             })
             .collect();
         let levels: Vec<f64> =
-            nodes.iter().zip(&slopes).map(|(at, slope)| libm::log(estimate(*at, *slope))).collect();
+            slopes.iter().enumerate().map(|(k, slope)| libm::log(estimate(k, *slope))).collect();
 
         let mut ratio = vec![0.0; power.len()];
         let mut support = vec![1.0; power.len()];
@@ -319,10 +339,9 @@ impl Spectrum {
                 k += 1;
             }
             let next = (k + 1).min(nodes.len() - 1);
-            let run = libm::log(nodes[next] / nodes[k]);
-            let part = if run > 0.0 { libm::log(j as f64 / nodes[k]) / run } else { 0.0 };
-            let level = levels[k] + (levels[next] - levels[k]) * part.clamp(0.0, 1.0);
-            ratio[j] = power[j] / libm::exp(level);
+            let run = ln_nodes[next] - ln_nodes[k];
+            let part = if run > 0.0 { (ln_bins[j] - ln_nodes[k]) / run } else { 0.0 };
+            ratio[j] = levels[k] + (levels[next] - levels[k]) * part.clamp(0.0, 1.0);
             let (from, to) = window(j as f64);
             // A bin of Hann's window has the width of 1.5 cycles; a quantile tells half of a mean.
             support[j] = ((to - from + 1) as f64 / bins_per_cycle / 3.0).max(1.0);
@@ -330,6 +349,10 @@ impl Spectrum {
             if slopes[k] < -1.0 {
                 support[j] = (0.5 * support[j]).max(1.0);
             }
+        }
+        exponentials(&mut ratio[first..]);
+        for (ratio, power) in ratio[first..].iter_mut().zip(&power[first..]) {
+            *ratio = power / *ratio;
         }
         Spectrum { power, ratio, support, first, bins_per_cycle }
     }

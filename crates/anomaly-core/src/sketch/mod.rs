@@ -28,8 +28,8 @@ mod tests;
 
 use crate::{Error, Result};
 use moments::{Moments, finite, standardise};
-use quantiles::{Levels, MAX_LEVELS, rank_error, sort_weighted};
-pub(crate) use quantiles::{Weighted, weighted_quantile};
+use quantiles::{Levels, MAX_LEVELS, merge_weighted, rank_error, sort, sort_weighted};
+pub(crate) use quantiles::{Weighted, weighted_quantile, weighted_quantiles};
 
 /// Words before the level table.
 pub const HEADER: usize = 19;
@@ -389,15 +389,13 @@ impl<'a> View<'a> {
 
     /// The values with their weights, ascending.
     pub(crate) fn points(&self) -> Vec<Weighted> {
-        let mut points: Vec<Weighted> =
-            self.buffer().map(|value| Weighted { value, weight: 1 }).collect();
+        let mut buffer: Vec<f64> = self.buffer().collect();
+        sort(&mut buffer);
+        let mut points = Vec::with_capacity(self.used());
+        points.extend(buffer.iter().map(|value| Weighted { value: *value, weight: 1 }));
         for h in 1..=self.above() {
-            let weight = 1 << h;
-            points.extend(
-                self.level(h).iter().map(|bits| Weighted { value: f64::from_bits(*bits), weight }),
-            );
+            merge_weighted(&mut points, self.level(h).iter().map(|b| f64::from_bits(*b)), 1 << h);
         }
-        sort_weighted(&mut points);
         points
     }
 

@@ -206,6 +206,25 @@ pub(super) fn sort_weighted(points: &mut [Weighted]) {
     points.sort_unstable_by_key(|p| order_key(p.value.to_bits()));
 }
 
+/// Merges values of one weight, ascending, into sorted points, behind equal ones.
+pub(super) fn merge_weighted(
+    points: &mut Vec<Weighted>,
+    values: impl DoubleEndedIterator<Item = f64> + ExactSizeIterator,
+    weight: u64,
+) {
+    // From the back, in place.
+    let (mut left, mut at) = (points.len(), points.len() + values.len());
+    points.resize(at, Weighted { value: 0.0, weight });
+    for value in values.rev() {
+        while left > 0 && points[left - 1].value > value {
+            (left, at) = (left - 1, at - 1);
+            points[at] = points[left];
+        }
+        at -= 1;
+        points[at] = Weighted { value, weight };
+    }
+}
+
 /// Quantile of sorted weighted values, 0 ≤ q ≤ 1, linearly interpolated.
 ///
 /// A value of weight w occupies w neighbouring positions and is placed at their middle. With all
@@ -213,26 +232,41 @@ pub(super) fn sort_weighted(points: &mut [Weighted]) {
 /// are the sample's extremes: they stand at the first and the last position.
 pub(crate) fn weighted_quantile(points: &[Weighted], q: f64, low: f64, high: f64) -> f64 {
     let n: u64 = points.iter().map(|p| p.weight).sum();
-    let last = (n - 1) as f64;
-    let target = q * last;
-    // The extremes themselves may have been dropped by compactions.
-    if target <= 0.0 {
-        return low;
-    }
-    if target >= last {
-        return high;
-    }
-    let mut before = (0.0, low);
+    let [quantile] = weighted_quantiles(points.iter().copied(), n, [(q, low, high)]);
+    quantile
+}
+
+/// The same of several, each a (q, low, high) with rising q, in one pass that ends with the last of
+/// them; `n` is the sum of all weights.
+pub(crate) fn weighted_quantiles<const N: usize>(
+    points: impl Iterator<Item = Weighted>,
+    n: u64,
+    asked: [(f64, f64, f64); N],
+) -> [f64; N] {
+    let last = n.saturating_sub(1) as f64;
+    let mut points = points.peekable();
+    let mut before: Option<(f64, f64)> = None;
     let mut passed = 0_u64;
-    for point in points {
-        let centre = passed as f64 + (point.weight - 1) as f64 / 2.0;
-        if centre >= target {
-            return interpolate(before, (centre, point.value), target);
+    asked.map(|(q, low, high)| {
+        let target = q * last;
+        // The extremes themselves may have been dropped by compactions.
+        if target <= 0.0 {
+            return low;
         }
-        before = (centre, point.value);
-        passed += point.weight;
-    }
-    interpolate(before, (last, high), target)
+        if target >= last {
+            return high;
+        }
+        while let Some(point) = points.peek() {
+            let centre = passed as f64 + (point.weight - 1) as f64 / 2.0;
+            if centre >= target {
+                return interpolate(before.unwrap_or((0.0, low)), (centre, point.value), target);
+            }
+            before = Some((centre, point.value));
+            passed += point.weight;
+            points.next();
+        }
+        interpolate(before.unwrap_or((0.0, low)), (last, high), target)
+    })
 }
 
 fn interpolate(a: (f64, f64), b: (f64, f64), at: f64) -> f64 {

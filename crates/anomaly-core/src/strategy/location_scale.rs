@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use super::chance::{Chance, Law};
 use super::{EntityModel, Kind, Rule};
 use crate::Result;
-use crate::calibration::{Alpha, Calibrator};
+use crate::calibration::{Alpha, Calibrator, Critical};
 use crate::codec::Reader;
 use crate::distribution::{MIN_LN_P, ln_p_normal_two_sided};
 use crate::point::Point;
@@ -152,10 +152,12 @@ impl OffCentre {
     }
 }
 
-/// The critical |residual| on either side that was computed last; forgotten at each refresh.
+/// What was last computed of where p crosses alpha: `critical` is forgotten when the calibrator is
+/// refreshed, the |residuals| below and above when the degrees of freedom change.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Critical {
+struct Known {
     ln_alpha: f64,
+    critical: Critical,
     dof: f64,
     below: f64,
     above: f64,
@@ -169,7 +171,7 @@ pub(super) struct LocationScale<B> {
     off_centre: OffCentre,
     /// Count at the last refresh.
     refreshed: u64,
-    critical: Cell<Option<Critical>>,
+    known: Cell<Option<Known>>,
 }
 
 impl<B: Baseline> LocationScale<B> {
@@ -181,7 +183,7 @@ impl<B: Baseline> LocationScale<B> {
             chance: Chance::new(Kind::Value),
             off_centre: OffCentre::default(),
             refreshed: 0,
-            critical: Cell::new(None),
+            known: Cell::new(None),
         }
     }
 
@@ -213,7 +215,7 @@ impl<B: Baseline> LocationScale<B> {
             chance,
             off_centre,
             refreshed,
-            critical: Cell::new(None),
+            known: Cell::new(None),
         })
     }
 
@@ -226,17 +228,16 @@ impl<B: Baseline> LocationScale<B> {
         self.baseline.dof(self.refreshed)
     }
 
-    fn critical(&self, alpha: &Alpha, dof: f64) -> Critical {
-        if let Some(c) = self.critical.get()
-            && c.ln_alpha == alpha.ln_p
-            && c.dof == dof
-        {
-            return c;
+    fn critical(&self, alpha: &Alpha, dof: f64) -> Known {
+        let known = self.known.get().filter(|known| known.ln_alpha == alpha.ln_p);
+        if let Some(known) = known.filter(|known| known.dof == dof) {
+            return known;
         }
-        let (below, above) = self.calibrator.quantiles(alpha, dof);
-        let critical = Critical { ln_alpha: alpha.ln_p, dof, below, above };
-        self.critical.set(Some(critical));
-        critical
+        let critical = known.map_or_else(|| self.calibrator.critical(alpha), |k| k.critical);
+        let (below, above) = critical.residuals(dof);
+        let known = Known { ln_alpha: alpha.ln_p, critical, dof, below, above };
+        self.known.set(Some(known));
+        known
     }
 
     /// Where p crosses alpha.
@@ -292,8 +293,9 @@ impl<B: Baseline> LocationScale<B> {
         if refresh_due(count, self.refreshed) {
             self.refreshed = count;
             self.baseline.refresh();
-            self.calibrator.refresh_when_due();
-            self.critical.set(None);
+            if self.calibrator.refresh_when_due() {
+                self.known.set(None);
+            }
         }
     }
 }

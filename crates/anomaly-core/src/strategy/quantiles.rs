@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::Result;
 use crate::codec::Reader;
-use crate::sketch::{Sketch, Weighted, weighted_quantile};
+use crate::sketch::{Sketch, Weighted, weighted_quantiles};
 
 /// Range of the parameter `sketch_capacity`, in values, and the default, which keeps a state below
 /// 2 kB.
@@ -89,30 +89,35 @@ impl Spread {
     /// Of the weighted values of a sketch, ascending, between its extremes.
     fn of_weighted(count: u64, points: &[Weighted], min: f64, max: f64) -> Option<Spread> {
         let (first, last) = (points.first()?, points.last()?);
-        let [q1, median, q3] = [0.25, 0.5, 0.75].map(|q| weighted_quantile(points, q, min, max));
-        // Without the extremes, as above.
-        let [q05, q95] =
-            [0.05, 0.95].map(|q| weighted_quantile(points, q, first.value, last.value));
-        // Values left and right of the median, each by growing distance, merged.
-        let middle = points.partition_point(|p| p.value < median);
-        let mut left = points[..middle].iter().rev().peekable();
-        let mut right = points[middle..].iter().peekable();
-        let mut distances = Vec::with_capacity(points.len());
+        // The outer ones without the extremes, as above.
+        let [q05, q1, median, q3, q95] = weighted_quantiles(
+            points.iter().copied(),
+            count,
+            [
+                (0.05, first.value, last.value),
+                (0.25, min, max),
+                (0.5, min, max),
+                (0.75, min, max),
+                (0.95, first.value, last.value),
+            ],
+        );
         let distance = |p: &Weighted| Weighted {
             value: (p.value - median).abs().min(f64::MAX),
             weight: p.weight,
         };
-        loop {
-            let next = match (left.peek(), right.peek()) {
-                (Some(l), Some(r)) if distance(l).value <= distance(r).value => left.next(),
-                (_, Some(_)) => right.next(),
-                (Some(_), None) => left.next(),
-                (None, None) => break,
-            };
-            distances.extend(next.map(distance));
-        }
-        let (first, last) = (distances.first()?.value, distances.last()?.value);
-        let mad = weighted_quantile(&distances, 0.5, first, last);
+        // Values left and right of the median, each by growing distance, merged.
+        let middle = points.partition_point(|p| p.value < median);
+        let mut left = points[..middle].iter().rev().map(distance).peekable();
+        let mut right = points[middle..].iter().map(distance).peekable();
+        let distances = std::iter::from_fn(|| match (left.peek(), right.peek()) {
+            (Some(l), Some(r)) if l.value <= r.value => left.next(),
+            (Some(_), None) => left.next(),
+            _ => right.next(),
+        });
+        let near = |p: Option<&Weighted>| p.map_or(f64::MAX, |p| distance(p).value);
+        let nearest = near(points[..middle].last()).min(near(points.get(middle)));
+        let far = distance(first).value.max(distance(last).value);
+        let [mad] = weighted_quantiles(distances, count, [(0.5, nearest, far)]);
         Some(Spread { count, q1, median, q3, mad, wide: wide(q05, median, q95) })
     }
 }
@@ -285,5 +290,50 @@ impl Derived {
             sorted: RefCell::new(None),
             fresh: Cell::new(None),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sketch::weighted_quantile;
+
+    /// The same step by step: all distances, sorted.
+    #[test]
+    fn a_weighted_spread_is_what_its_quantiles_are() {
+        let mut seed = 7_u64;
+        let mut next = |range: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % range
+        };
+        for n in 1..200 {
+            // with ties, and from one point on
+            let mut points: Vec<Weighted> = (0..n)
+                .map(|_| Weighted { value: next(60) as f64 / 7.0, weight: 1 << next(4) })
+                .collect();
+            points.sort_by(|a, b| a.value.total_cmp(&b.value));
+            let count = points.iter().map(|p| p.weight).sum();
+            let (first, last) = (points[0].value, points[n - 1].value);
+            let (min, max) = (first - 1.0, last + 2.0);
+            let spread = Spread::of_weighted(count, &points, min, max).unwrap();
+
+            let quantile = |q: f64| weighted_quantile(&points, q, min, max);
+            let inner = |q: f64| weighted_quantile(&points, q, first, last);
+            let median = quantile(0.5);
+            assert_eq!([spread.q1, spread.median, spread.q3], [0.25, 0.5, 0.75].map(quantile));
+            assert_eq!(spread.wide, wide(inner(0.05), median, inner(0.95)));
+            let mut distances: Vec<Weighted> = points
+                .iter()
+                .map(|p| Weighted { value: (p.value - median).abs(), weight: p.weight })
+                .collect();
+            distances.sort_by(|a, b| a.value.total_cmp(&b.value));
+            let (near, far) = (distances[0].value, distances[n - 1].value);
+            let mad = weighted_quantile(&distances, 0.5, near, far);
+            // equal distances from either side may come in another order
+            assert!((spread.mad - mad).abs() <= 0.1, "{n}: {} {mad}", spread.mad);
+            if points.iter().all(|p| p.weight == points[0].weight) {
+                assert_eq!(spread.mad, mad);
+            }
+        }
     }
 }

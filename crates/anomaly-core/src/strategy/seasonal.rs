@@ -746,7 +746,9 @@ impl Model {
             return self.levels[way];
         }
         let steps = (elapsed(self.last, at) / self.interval()).clamp(0.0, 1e4);
-        let damped = DAMPING * (1.0 - libm::pow(DAMPING, steps)) / (1.0 - DAMPING);
+        // Most often one.
+        let power = if steps == 1.0 { DAMPING } else { libm::pow(DAMPING, steps) };
+        let damped = DAMPING * (1.0 - power) / (1.0 - DAMPING);
         finite(self.levels[way] + self.slope * damped)
     }
 

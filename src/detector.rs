@@ -6,6 +6,7 @@
 //! only in who brings the points.
 
 pub mod alerts;
+mod batch;
 pub mod catalog;
 pub mod create_detector;
 mod drop_detector;

@@ -21,6 +21,8 @@ const BATCH: usize = 1000;
 struct Draft {
     stored_id: Option<i64>,
     entity: String,
+    /// Time of the point that opened it, or that changed it first.
+    since: i64,
     episode: Episode,
     resolved_at: Option<i64>,
     texts: Option<(String, &'static str, Value)>,
@@ -59,6 +61,7 @@ impl AlertBook {
                 self.drafts.push(Draft {
                     stored_id: None,
                     entity: entity.to_owned(),
+                    since: outcome.verdict.at,
                     episode,
                     resolved_at: None,
                     texts: None,
@@ -71,6 +74,7 @@ impl AlertBook {
                 self.drafts.push(Draft {
                     stored_id: Some(id),
                     entity: entity.to_owned(),
+                    since: outcome.verdict.at,
                     episode,
                     resolved_at: None,
                     texts: None,
@@ -114,9 +118,12 @@ impl AlertBook {
                 |r| r.must::<i64>(1),
             )?;
             let mut fresh = ids.into_iter();
-            let mut real_ids = Vec::with_capacity(self.drafts.len());
+            let mut real_ids = vec![0; self.drafts.len()];
             let (mut inserts, mut updates) = (Vec::new(), Vec::new());
-            for draft in &self.drafts {
+            // Ids rise with time, whatever the order in which entities were judged.
+            let mut in_time: Vec<(usize, &Draft)> = self.drafts.iter().enumerate().collect();
+            in_time.sort_by_key(|(_, draft)| draft.since);
+            for (place, draft) in in_time {
                 result.resolved += i64::from(draft.resolved_at.is_some());
                 let id = match draft.stored_id {
                     Some(id) => {
@@ -131,7 +138,7 @@ impl AlertBook {
                         id
                     }
                 };
-                real_ids.push(id);
+                real_ids[place] = id;
             }
             for batch in inserts.chunks(BATCH) {
                 sql::execute(

@@ -11,6 +11,7 @@ use pgrx::{datum::TimestampWithTimeZone, pg_sys::panic::ErrorReport, prelude::*}
 use crate::{
     detector::{
         alerts::{AlertBook, StoredAlerts},
+        batch::Batch,
         catalog::{DetectorRow, Feed},
         source::read_query,
         states::EntityStates,
@@ -210,11 +211,22 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
         book.note(&core, entity, state, &outcome);
         Ok(())
     };
+    let mut rows_judged = 0u64;
+    let mut judge_all = |states: &mut EntityStates, batch: &mut Batch| {
+        batch.drain(states.len(), &mut |position, reading| {
+            rows_judged += 1;
+            if rows_judged.is_multiple_of(TICK_ROWS) {
+                worker::progress_report(rows_judged as i64);
+            }
+            let (name, state) = states.at(&row.detector, &core, position)?;
+            row.sampling.arrive(state, reading, &mut |state, arrival| judged(name, state, arrival))
+        })
+    };
+    let mut batch = Batch::default();
     read_points(&row, from, until, &mut |read| {
         rows_read += 1;
         if rows_read.is_multiple_of(TICK_ROWS) {
             pgrx::check_for_interrupts!();
-            worker::progress_report(rows_read as i64);
         }
         let Some(reading) = row.sampling.read(read).filter(|r| r.value.is_some()) else {
             return Ok(());
@@ -222,11 +234,13 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
         // A row without entity belongs to the entity with the empty name.
         entity.clear();
         read.with_bytes(2, |name| entity.extend_from_slice(name));
-        let Some((name, state)) = states.get(&row.detector, &core, &entity)? else {
-            return Ok(());
-        };
-        row.sampling.arrive(state, &reading, &mut |state, arrival| judged(name, state, arrival))
+        let Some(position) = states.position(&entity)? else { return Ok(()) };
+        if batch.push(position, reading) {
+            judge_all(&mut states, &mut batch)?;
+        }
+        Ok(())
     })?;
+    judge_all(&mut states, &mut batch)?;
     if row.sampling.fills_silence() {
         states.for_each(&row.detector, &core, &mut |name, state| {
             row.sampling.pass(state, until, &mut |state, arrival| judged(name, state, arrival))

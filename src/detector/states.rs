@@ -24,24 +24,21 @@ struct Item {
 }
 
 impl Item {
-    /// Makes sure that there is a state: the stored one, or a new one where nothing is stored.
-    fn decode(&mut self, detector: &str, core: &Detector) -> SqlResult<()> {
-        if self.state.is_some() {
-            return Ok(());
-        }
-        self.state = Some(if self.stored.is_empty() {
-            core.new_state()
-        } else {
-            core.decode_state(&self.stored).map_err(|e| {
+    /// The name and the state: the stored one, or a new one where nothing is stored.
+    fn decoded(&mut self, detector: &str, core: &Detector) -> SqlResult<(&str, &mut EntityState)> {
+        if self.state.is_none() && !self.stored.is_empty() {
+            self.state = Some(core.decode_state(&self.stored).map_err(|e| {
                 from_core(e)
                     .set_detail(format!(
                         "state of entity \"{}\" of detector \"{detector}\"",
                         self.entity
                     ))
                     .set_hint(format!("SELECT anomaly.train('{detector}') builds it anew"))
-            })?
-        });
-        Ok(())
+            })?);
+            // No need to have it twice.
+            self.stored = Vec::new();
+        }
+        Ok((&self.entity, self.state.get_or_insert_with(|| core.new_state())))
     }
 }
 
@@ -49,6 +46,8 @@ impl Item {
 pub struct EntityStates {
     index: HashMap<Vec<u8>, usize>,
     items: Vec<Item>,
+    /// Position that was asked for last.
+    latest: usize,
     max_entities: usize,
     skipped: BTreeSet<String>,
     skipped_points: u64,
@@ -60,6 +59,7 @@ impl EntityStates {
         EntityStates {
             index: HashMap::new(),
             items: Vec::new(),
+            latest: 0,
             max_entities,
             skipped: BTreeSet::new(),
             skipped_points: 0,
@@ -113,19 +113,14 @@ impl EntityStates {
         })
     }
 
-    /// The entity's name and state, made anew for one not seen before; `None` beyond
+    /// Where the entity is among all, below [`EntityStates::len`]; a new one comes last. `None` beyond
     /// `max_entities`.
-    ///
-    /// # Errors
-    /// XX001 naming detector and entity when the stored state is damaged.
-    pub fn get(
-        &mut self,
-        detector: &str,
-        core: &Detector,
-        entity: &[u8],
-    ) -> SqlResult<Option<(&str, &mut EntityState)>> {
-        let position = match self.index.get(entity) {
-            Some(&position) => position,
+    pub fn position(&mut self, entity: &[u8]) -> SqlResult<Option<usize>> {
+        // Rows often come by entity, or visit all entities in turn: no need to hash the name.
+        let is_at = |at: &usize| self.items.get(*at).is_some_and(|i| i.entity.as_bytes() == entity);
+        let guessed = [self.latest, self.latest + 1].into_iter().find(is_at);
+        let position = match guessed.or_else(|| self.index.get(entity).copied()) {
+            Some(position) => position,
             None if self.items.len() >= self.max_entities => {
                 self.skipped_points += 1;
                 if self.skipped.len() < SKIPPED_NAMES {
@@ -146,9 +141,38 @@ impl EntityStates {
                 self.items.len() - 1
             }
         };
-        let item = &mut self.items[position];
-        item.decode(detector, core)?;
-        Ok(item.state.as_mut().map(|state| (item.entity.as_str(), state)))
+        self.latest = position;
+        Ok(Some(position))
+    }
+
+    /// Name and state of the entity at a position, which [`EntityStates::position`] gave.
+    ///
+    /// # Errors
+    /// XX001 naming detector and entity when the stored state is damaged.
+    pub fn at(
+        &mut self,
+        detector: &str,
+        core: &Detector,
+        position: usize,
+    ) -> SqlResult<(&str, &mut EntityState)> {
+        self.items[position].decoded(detector, core)
+    }
+
+    /// The entity's name and state, made anew for one not seen before; `None` beyond
+    /// `max_entities`.
+    ///
+    /// # Errors
+    /// As [`EntityStates::at`].
+    pub fn get(
+        &mut self,
+        detector: &str,
+        core: &Detector,
+        entity: &[u8],
+    ) -> SqlResult<Option<(&str, &mut EntityState)>> {
+        match self.position(entity)? {
+            Some(position) => self.at(detector, core, position).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// All entities that have a state, in no order.
@@ -161,7 +185,7 @@ impl EntityStates {
         core: &Detector,
     ) -> SqlResult<Vec<(&str, &EntityState)>> {
         for item in &mut self.items {
-            item.decode(detector, core)?;
+            item.decoded(detector, core)?;
         }
         Ok(self.items.iter().filter_map(|i| Some((i.entity.as_str(), i.state.as_ref()?))).collect())
     }
@@ -177,10 +201,8 @@ impl EntityStates {
         each: &mut dyn FnMut(&str, &mut EntityState) -> SqlResult<()>,
     ) -> SqlResult<()> {
         for item in &mut self.items {
-            item.decode(detector, core)?;
-            if let Some(state) = &mut item.state {
-                each(&item.entity, state)?;
-            }
+            let (entity, state) = item.decoded(detector, core)?;
+            each(entity, state)?;
         }
         Ok(())
     }

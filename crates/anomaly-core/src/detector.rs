@@ -50,7 +50,7 @@ pub struct DetectorConfig {
     pub points_per_day: Option<f64>,
     /// An entity is judged by its own baseline from so many points on.
     pub min_data_points: u64,
-    /// Consecutive anomalous points that open an alert.
+    /// Consecutive anomalous points that open an alert; 1 for what tells an event by one point.
     pub fire_after: u32,
     /// Consecutive normal points that resolve it.
     pub clear_after: u32,
@@ -164,6 +164,7 @@ impl Detector {
         positive("points_per_day", points_per_day)?;
         at_least("min_data_points", config.min_data_points, 2)?;
         at_least("fire_after", u64::from(config.fire_after), 1)?;
+        strategy.check_fire_after(config.fire_after)?;
         at_least("clear_after", u64::from(config.clear_after), 1)?;
         not_negative("min_effect", config.min_effect)?;
         not_negative("min_relative_effect", config.min_relative_effect)?;

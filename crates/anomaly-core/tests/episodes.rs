@@ -2,7 +2,10 @@
 
 mod common;
 
-use anomaly_core::{Detector, DetectorConfig, EntityState, Episode, Phase, Point, Transition};
+use anomaly_core::strategy::STRATEGIES;
+use anomaly_core::{
+    Detector, DetectorConfig, EntityState, Episode, Error, Phase, Point, Transition,
+};
 use common::{Rng, config, trained};
 use proptest::prelude::*;
 
@@ -94,6 +97,45 @@ fn metadata_of_a_new_alert_is_that_of_its_peak() {
     let peak = opened.transition.unwrap().episode().peak;
     assert_eq!(peak.value, 95.0);
     assert_eq!(opened.metadata.unwrap()["z_score"].as_f64().unwrap(), peak.statistic);
+}
+
+/// What tells an event by one point opens its alert with that point, and refuses to wait for a second
+/// one that never comes.
+#[test]
+fn fire_after_is_refused_where_an_event_is_one_point() {
+    let mut rng = Rng(2);
+    let noise: Vec<f64> = (0..1000).map(|_| rng.normal()).collect();
+    let mut events = Vec::new();
+    for info in STRATEGIES.iter().filter(|s| s.is_available()) {
+        let params = common::available::needed_params(info.short_name);
+        let with = |fire_after| {
+            let params = params.clone();
+            Detector::new(DetectorConfig { fire_after, params, ..config(info.name) })
+        };
+        let once = with(1).unwrap();
+        if !once.strategy().tells_once() {
+            assert!(with(3).is_ok(), "{}", info.name);
+            continue;
+        }
+        let Err(Error::InvalidParameter { message, hint }) = with(2) else {
+            panic!("{} takes fire_after => 2", info.name);
+        };
+        assert!(message.contains("fire_after is 2") && message.contains(info.name), "{message}");
+        assert!(hint.contains("fire_after"), "{hint}");
+        // another level and another spread: both are seen by whatever looks for shifts
+        let mut state = trained(&once, noise[..700].iter().copied());
+        let mut opened = 0;
+        for (i, x) in noise.iter().enumerate().skip(700) {
+            let x = if i < 800 { *x } else { 12.0 + 6.0 * x };
+            let outcome = once.process(&mut state, None, &Point::new(i as i64, x));
+            if matches!(outcome.transition, Some(Transition::Opened(_))) && i >= 800 {
+                opened += 1;
+            }
+        }
+        assert!((1..=3).contains(&opened), "{}: {opened} alerts", info.name);
+        events.push(info.short_name);
+    }
+    assert_eq!(events, ["cusum", "level_shift", "volatility_shift", "changepoint"]);
 }
 
 #[test]

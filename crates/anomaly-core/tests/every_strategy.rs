@@ -489,11 +489,13 @@ fn runner() -> TestRunner {
 #[test]
 fn fuzz_verdicts_are_defined_and_survive_stop_and_start() {
     every(|strategy| {
+        let tells_once = detector(defaults(strategy)).strategy().tells_once();
         let cases = (any_config(), any_rows(), prop::collection::vec(0..300usize, 0..4));
         let run = runner().run(&cases, |(config, rows, cuts)| {
             let Some(detector) = detector_if(DetectorConfig {
                 strategy: strategy.into(),
                 params: common::available::needed_params(strategy),
+                fire_after: if tells_once { 1 } else { config.fire_after },
                 ..config
             }) else {
                 return Ok(());

@@ -91,6 +91,10 @@ impl Strategy for Changepoint {
         17
     }
 
+    fn tells_once(&self) -> bool {
+        true
+    }
+
     fn new_state(&self) -> Box<dyn EntityModel> {
         Box::new(Regime {
             level: 0.0,

@@ -83,6 +83,10 @@ impl Strategy for Cusum {
         self.h
     }
 
+    fn tells_once(&self) -> bool {
+        true
+    }
+
     fn new_state(&self) -> Box<dyn EntityModel> {
         Box::new(Sums {
             k: self.k,

@@ -68,6 +68,10 @@ impl Strategy for LevelShift {
         12
     }
 
+    fn tells_once(&self) -> bool {
+        true
+    }
+
     fn new_state(&self) -> Box<dyn EntityModel> {
         Box::new(Contrast {
             windows: AdjacentWindows::new(self.window),

@@ -115,6 +115,24 @@ pub trait Strategy: Send + Sync {
     fn threshold(&self) -> Option<f64> {
         None
     }
+    /// Whether what is told is an event of one anomalous point, after which nothing is unusual: a second
+    /// one in a row would never come.
+    fn tells_once(&self) -> bool {
+        false
+    }
+    /// `InvalidParameter` when an alert would wait for so many anomalous points in vain.
+    fn check_fire_after(&self, fire_after: u32) -> Result<()> {
+        if fire_after <= 1 || !self.tells_once() {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            format!(
+                "fire_after is {fire_after}, but {} tells each event once, by one anomalous point",
+                self.name()
+            ),
+            "Leave out fire_after: 1, its default, opens the alert with the event.",
+        ))
+    }
     fn new_state(&self) -> Box<dyn EntityModel>;
     /// Reads what [`EntityModel::encode`] wrote; never panics, whatever the bytes.
     fn decode_state(&self, reader: &mut Reader<'_>) -> Result<Box<dyn EntityModel>>;

@@ -74,6 +74,10 @@ impl Strategy for VolatilityShift {
         13
     }
 
+    fn tells_once(&self) -> bool {
+        true
+    }
+
     fn new_state(&self) -> Box<dyn EntityModel> {
         Box::new(Ratio {
             windows: AdjacentWindows::new(self.window),

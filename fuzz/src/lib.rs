@@ -111,10 +111,10 @@ fn sketch_text_seeds() -> Vec<Vec<u8>> {
 
 const TEN_MINUTES: i64 = 600_000_000;
 
-/// One detector for each available strategy and kind of value.
+/// One detector for each available strategy and kind of value that it takes.
 fn detectors() -> impl Iterator<Item = (&'static str, Kind)> {
     let available = STRATEGIES.iter().filter(|strategy| strategy.is_available());
-    available.flat_map(|strategy| Kind::ALL.map(|kind| (strategy.name, kind)))
+    available.flat_map(|strategy| strategy.kinds.iter().map(|kind| (strategy.name, *kind)))
 }
 
 fn detector((strategy, kind): (&str, Kind)) -> Detector {

@@ -6,10 +6,10 @@
 mod common;
 
 use anomaly_core::strategy::Kind;
-use anomaly_core::{Detector, DetectorConfig, EntityState, Transition, Verdict};
+use anomaly_core::{Detector, DetectorConfig, EntityState, Error, Transition, Verdict};
 use common::Rng;
 use common::available::{
-    defaults, detector, each, every, is_available, of_kind, others, trained_on,
+    defaults, detector, each, every, is_available, of_kind, others, takes, trained_on,
 };
 use common::series::{
     Anomaly, DAY, HOUR, MINUTE, MONDAY, SHAPES, Sample, Series, Shape, Times, plain, series,
@@ -207,6 +207,42 @@ fn a_level_shift_is_noticed_by_every_strategy_that_looks_at_the_level() {
 /// Those that make no promise of a rate.
 const WITHOUT_RATE: [&str; 3] = ["threshold", "flat_line", "esd"];
 
+/// Those that promise one for values of a kind.
+fn with_rate(kind: Kind) -> Vec<&'static str> {
+    let mut with = others(&WITHOUT_RATE);
+    with.retain(|s| takes(s, kind));
+    with
+}
+
+/// Who does not know how a kind of values varies says so, and who does.
+#[test]
+fn kinds_that_a_strategy_does_not_know_are_refused() {
+    let mut refused = 0;
+    every(|strategy| {
+        for kind in Kind::ALL {
+            let made = Detector::new(DetectorConfig { kind, ..defaults(strategy) });
+            if takes(strategy, kind) {
+                assert!(made.is_ok(), "{strategy} refuses {kind:?}");
+                continue;
+            }
+            let Err(Error::InvalidParameter { message, hint }) = made else {
+                panic!("{strategy} takes {kind:?}");
+            };
+            assert!(message.contains(strategy) && message.contains(kind.as_str()), "{message}");
+            for other in ["zscore", "mad", "quantile", "seasonal"] {
+                assert!(hint.contains(other) && takes(other, kind), "{hint}");
+            }
+            assert!(!hint.contains(strategy) && hint.contains("kind value"), "{hint}");
+            assert_eq!(hint.contains("without trials"), kind == Kind::Ratio, "{hint}");
+        }
+    });
+    for strategy in others(&[]) {
+        assert!(takes(strategy, Kind::Value), "{strategy}");
+        refused += u32::from(!takes(strategy, Kind::Ratio));
+    }
+    assert_eq!(refused, 8);
+}
+
 /// Share of the points after the history that are flagged, beside how many there were.
 fn flagged(detector: &Detector, samples: &[Sample], n: usize) -> (f64, f64) {
     let (verdicts, _) = watch(detector, samples, n);
@@ -215,7 +251,7 @@ fn flagged(detector: &Detector, samples: &[Sample], n: usize) -> (f64, f64) {
 
 #[test]
 fn poisson_counts_do_not_alarm_beyond_1_2_times_nominal() {
-    each(&others(&WITHOUT_RATE), |strategy| {
+    each(&with_rate(Kind::Count), |strategy| {
         for alpha in [0.01, 0.001] {
             let detector = with_alpha(of_kind(strategy, Kind::Count), alpha);
             let (mut hits, mut points) = (0.0, 0.0);
@@ -240,7 +276,7 @@ fn poisson_counts_do_not_alarm_beyond_1_2_times_nominal() {
 /// a thousand times as many with the same share.
 #[test]
 fn small_denominators_do_not_alarm() {
-    each(&others(&WITHOUT_RATE), |strategy| {
+    each(&with_rate(Kind::Ratio), |strategy| {
         // the rate: half of the rows have a tenth of the trials
         let alpha = 0.01;
         let detector = with_alpha(of_kind(strategy, Kind::Ratio), alpha);

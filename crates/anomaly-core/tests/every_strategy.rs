@@ -13,7 +13,7 @@ use anomaly_core::{
 };
 use common::Rng;
 use common::available::{
-    defaults, detector, detector_if, each, every, of_kind, others, same, trained_on,
+    defaults, detector, detector_if, each, every, of_kind, others, same, takes, trained_on,
 };
 use common::series::{
     Anomaly, DAY, HOUR, MINUTE, MONDAY, SHAPES, Sample, Series, Shape, Times, plain, series,
@@ -270,7 +270,7 @@ fn fault_i3_bad_input_at_the_smallest_rate_gets_a_defined_verdict() {
 fn bad_input(settings: &[(Option<f64>, f64, Kind)]) {
     let inputs = inputs();
     every(|strategy| {
-        for &(threshold, alerts_per_day, kind) in settings {
+        for &(threshold, alerts_per_day, kind) in settings.iter().filter(|s| takes(strategy, s.2)) {
             for Input { name, zone, samples } in &inputs {
                 let Some(detector) = detector_if(DetectorConfig {
                     threshold,
@@ -496,6 +496,7 @@ fn fuzz_verdicts_are_defined_and_survive_stop_and_start() {
                 strategy: strategy.into(),
                 params: common::available::needed_params(strategy),
                 fire_after: if tells_once { 1 } else { config.fire_after },
+                kind: of_kind(strategy, config.kind).kind,
                 ..config
             }) else {
                 return Ok(());

@@ -223,6 +223,9 @@ pub struct StrategyInfo {
     /// `statistical`, `learning` or `hybrid`.
     pub family: &'static str,
     pub description: &'static str,
+    /// Kinds of values it takes: those whose share of quiet points flagged is measured to keep the promise
+    /// where it promises any.
+    pub kinds: &'static [Kind],
     make: Option<Make>,
 }
 
@@ -230,6 +233,39 @@ impl StrategyInfo {
     /// Whether this version implements it.
     pub fn is_available(&self) -> bool {
         self.make.is_some()
+    }
+
+    /// It judges each row by itself, and does not know how much a share of so many trials varies.
+    const fn not_ratios(mut self) -> Self {
+        self.kinds = &[Kind::Value, Kind::Count];
+        self
+    }
+
+    /// Small counts, coarse and skewed, look like events to it.
+    const fn values_only(mut self) -> Self {
+        self.kinds = &[Kind::Value];
+        self
+    }
+
+    /// `InvalidParameter` for a kind of value that the strategy would judge wrongly.
+    fn check_kind(&self, kind: Kind) -> Result<()> {
+        if self.kinds.contains(&kind) {
+            return Ok(());
+        }
+        let others = STRATEGIES.iter().filter(|s| s.is_available() && s.kinds.contains(&kind));
+        let without = if kind == Kind::Ratio { " and without trials" } else { "" };
+        Err(Error::invalid(
+            format!(
+                "{} does not know how much a value of kind {} varies by chance",
+                self.name,
+                kind.as_str()
+            ),
+            format!(
+                "Strategies for kind {} are {}; with kind value{without} it is judged like any number.",
+                kind.as_str(),
+                listed(others.map(|s| s.short_name)),
+            ),
+        ))
     }
 }
 
@@ -240,7 +276,7 @@ const fn info(
     description: &'static str,
     make: Option<Make>,
 ) -> StrategyInfo {
-    StrategyInfo { name, short_name, family, description, make }
+    StrategyInfo { name, short_name, family, description, kinds: &Kind::ALL, make }
 }
 
 /// Every strategy there is, whether or not this version implements it.
@@ -266,10 +302,12 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         Some(|params, context| Ok(Box::new(Ewma::new(params, context)?)))),
     info("statistical_cusum", "cusum", "statistical",
         "cumulative sum of small deviations in one direction",
-        Some(|params, context| Ok(Box::new(Cusum::new(params, context)?)))),
+        Some(|params, context| Ok(Box::new(Cusum::new(params, context)?))))
+        .not_ratios(),
     info("statistical_esd", "esd", "statistical",
         "generalised extreme studentised deviate test over the latest points",
-        Some(|params, context| Ok(Box::new(Esd::new(params, context)?)))),
+        Some(|params, context| Ok(Box::new(Esd::new(params, context)?))))
+        .values_only(),
     info("statistical_quantile", "quantile", "statistical",
         "beyond quantiles of the history",
         Some(|params, context| Ok(Box::new(Quantile::new(params, context)?)))),
@@ -278,13 +316,16 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         Some(|params, context| Ok(Box::new(Threshold::new(params, context)?)))),
     info("statistical_persist", "persist", "statistical",
         "difference from the previous value",
-        Some(|params, context| Ok(Box::new(Persist::new(params, context)?)))),
+        Some(|params, context| Ok(Box::new(Persist::new(params, context)?))))
+        .not_ratios(),
     info("statistical_level_shift", "level_shift", "statistical",
         "the level of the latest points against that of the points before",
-        Some(|params, context| Ok(Box::new(LevelShift::new(params, context)?)))),
+        Some(|params, context| Ok(Box::new(LevelShift::new(params, context)?))))
+        .not_ratios(),
     info("statistical_volatility_shift", "volatility_shift", "statistical",
         "the spread of the latest points against that of the points before",
-        Some(|params, context| Ok(Box::new(VolatilityShift::new(params, context)?)))),
+        Some(|params, context| Ok(Box::new(VolatilityShift::new(params, context)?))))
+        .values_only(),
     info("statistical_flat_line", "flat_line", "statistical",
         "a value that stays the same for unusually long",
         Some(|params, context| Ok(Box::new(FlatLine::new(params, context)?)))),
@@ -296,16 +337,19 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         Some(|params, context| Ok(Box::new(HoltWinters::new(params, context)?)))),
     info("statistical_changepoint", "changepoint", "statistical",
         "a new regime, told once, then the new normal",
-        Some(|params, context| Ok(Box::new(Changepoint::new(params, context)?)))),
+        Some(|params, context| Ok(Box::new(Changepoint::new(params, context)?))))
+        .not_ratios(),
     info("statistical_novelty", "novelty", "statistical",
         "values and courses of the day that were never seen before",
         Some(|params, context| Ok(Box::new(Novelty::new(params, context)?)))),
     info("learning_matrix_profile", "matrix_profile", "learning",
         "subsequences unlike any before (discords)",
-        Some(|params, context| Ok(Box::new(MatrixProfile::new(params, context)?)))),
+        Some(|params, context| Ok(Box::new(MatrixProfile::new(params, context)?))))
+        .values_only(),
     info("learning_random_cut_forest", "random_cut_forest", "learning",
         "how much a point displaces in a forest of random cuts",
-        Some(|params, context| Ok(Box::new(RandomCutForest::new(params, context)?)))),
+        Some(|params, context| Ok(Box::new(RandomCutForest::new(params, context)?))))
+        .values_only(),
     info("learning_isolation_forest", "isolation_forest", "learning",
         "how few random splits isolate a point",
         None),
@@ -402,8 +446,8 @@ pub fn anomaly_type_info(name: &str) -> Result<&'static AnomalyTypeInfo> {
 
 /// The strategy of a name with its parameters, a JSON object or null.
 ///
-/// `InvalidParameter` for an unknown name, an unknown parameter or a bad value; `Unsupported` for a
-/// strategy that this version does not implement.
+/// `InvalidParameter` for an unknown name, an unknown parameter, a bad value or a kind of value that the
+/// strategy does not take; `Unsupported` for a strategy that this version does not implement.
 pub fn strategy(name: &str, params: &Value, context: &Context) -> Result<Box<dyn Strategy>> {
     let info = strategy_info(name)?;
     let empty = Map::new();
@@ -423,6 +467,7 @@ pub fn strategy(name: &str, params: &Value, context: &Context) -> Result<Box<dyn
             info.name
         )));
     };
+    info.check_kind(context.kind)?;
     make(params, context)
 }
 

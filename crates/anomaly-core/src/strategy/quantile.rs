@@ -15,7 +15,9 @@ use serde_json::{Map, Value};
 
 use super::location_scale::{Baseline, Fit, LocationScale, finite};
 use super::quantiles::{CAPACITIES, DEFAULT_CAPACITY};
-use super::{Context, EntityModel, Strategy, check_keys, integer_param, json_number, number_param};
+use super::{
+    Context, EntityModel, Kind, Strategy, check_keys, integer_param, json_number, number_param,
+};
 use crate::Result;
 use crate::codec::Reader;
 use crate::distribution::deviation_from_ln_p;
@@ -29,6 +31,7 @@ use crate::verdict::Verdict;
 /// The sketch: Karnin, Lang and Liberty, Optimal quantile approximation in streams, FOCS 2016.
 pub struct Quantile {
     levels: Levels,
+    kind: Kind,
     empty: Sketch,
 }
 
@@ -48,7 +51,7 @@ fn normal_quantile(p: f64) -> f64 {
 
 impl Quantile {
     /// Parameters `lower`, `upper` and `sketch_capacity`, see the documentation of the strategy.
-    pub fn new(params: &Map<String, Value>, _context: &Context) -> Result<Self> {
+    pub fn new(params: &Map<String, Value>, context: &Context) -> Result<Self> {
         check_keys("statistical_quantile", params, &["lower", "upper", "sketch_capacity"])?;
         let lower = number_param(params, "lower", 0.001..=0.45)?.unwrap_or(0.05);
         let upper = number_param(params, "upper", 0.55..=0.999)?.unwrap_or(0.95);
@@ -59,7 +62,7 @@ impl Quantile {
             z_lower: normal_quantile(lower),
             z_upper: normal_quantile(1.0 - upper),
         };
-        Ok(Quantile { levels, empty: Sketch::new(capacity as usize)? })
+        Ok(Quantile { levels, kind: context.kind, empty: Sketch::new(capacity as usize)? })
     }
 }
 
@@ -81,12 +84,9 @@ impl Strategy for Quantile {
     }
 
     fn new_state(&self) -> Box<dyn EntityModel> {
-        Box::new(LocationScale::new(History {
-            levels: self.levels,
-            count: 0,
-            known: None,
-            sketch: self.empty.clone(),
-        }))
+        let history =
+            History { levels: self.levels, count: 0, known: None, sketch: self.empty.clone() };
+        Box::new(LocationScale::new(history).of_kind(self.kind))
     }
 
     fn decode_state(&self, reader: &mut Reader<'_>) -> Result<Box<dyn EntityModel>> {

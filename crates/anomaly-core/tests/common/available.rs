@@ -30,11 +30,6 @@ const KNOWN_DEFECTS: &[(&str, &str, &str)] = &[
     ("check_c17_the_week_is_known_after_four_of_them", "auto", "the weekend is not known"),
     ("every_strategy_finds_what_it_is_for", "auto", "spikes of a random walk"),
     (
-        "poisson_counts_do_not_alarm_beyond_1_2_times_nominal",
-        "random_cut_forest",
-        "not for counts at 0.001",
-    ),
-    (
         "monotone_a_larger_spike_or_drop_never_scores_lower",
         "moving_average",
         "p of a ratio changes by 1e-5 between two windows' ranges",
@@ -44,16 +39,8 @@ const KNOWN_DEFECTS: &[(&str, &str, &str)] = &[
         "regression",
         "counts with a threshold on a constant",
     ),
-    ("small_denominators_do_not_alarm", "cusum", "does not know of trials"),
-    ("small_denominators_do_not_alarm", "quantile", "does not know of trials"),
-    ("small_denominators_do_not_alarm", "persist", "does not know of trials"),
     ("small_denominators_do_not_alarm", "novelty", "does not know of trials"),
     ("small_denominators_do_not_alarm", "auto", "does not know of trials"),
-    ("small_denominators_do_not_alarm", "matrix_profile", "does not know of trials"),
-    ("small_denominators_do_not_alarm", "random_cut_forest", "does not know of trials"),
-    ("small_denominators_do_not_alarm", "level_shift", "judges several points, not one row"),
-    ("small_denominators_do_not_alarm", "volatility_shift", "judges several points, not one row"),
-    ("small_denominators_do_not_alarm", "changepoint", "judges several points, not one row"),
 ];
 
 /// All that are available but these.
@@ -115,7 +102,14 @@ pub fn defaults(short_name: &str) -> DetectorConfig {
     }
 }
 
+/// Whether a strategy takes values of a kind.
+pub fn takes(short_name: &str, kind: Kind) -> bool {
+    STRATEGIES.iter().any(|s| s.short_name == short_name && s.kinds.contains(&kind))
+}
+
+/// Default settings for a kind of values; for any values where the strategy does not take the kind.
 pub fn of_kind(short_name: &str, kind: Kind) -> DetectorConfig {
+    let kind = if takes(short_name, kind) { kind } else { Kind::Value };
     DetectorConfig { kind, ..defaults(short_name) }
 }
 

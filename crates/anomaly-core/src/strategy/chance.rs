@@ -229,8 +229,9 @@ impl Law {
         }
     }
 
-    /// The normal quantile of y events, rising with y, for y within the range.
-    fn z_within(&self, y: f64) -> f64 {
+    /// The signed root of the deviance of y events, its derivative and the standard deviation of an event
+    /// there; for y within the range.
+    fn root(&self, y: f64) -> (f64, f64, f64) {
         let mean = self.mean;
         let (s, deviance, sd) = match self.family {
             Family::NegativeBinomial { clumping } => {
@@ -254,26 +255,49 @@ impl Law {
                 (up - down, y * up + no * down, libm::sqrt(y * (no / trials)))
             }
         };
-        let w = libm::sqrt(2.0 * deviance.clamp(0.0, f64::MAX)).copysign(s);
+        (libm::sqrt(2.0 * deviance.clamp(0.0, f64::MAX)).copysign(s), s, sd)
+    }
+
+    /// The normal quantile of y events, for y within the range and half an event from its ends.
+    fn z_within(&self, y: f64) -> f64 {
+        let (w, s, sd) = self.root(y);
         let u = 2.0 * libm::sinh((0.5 * s).clamp(-700.0, 700.0)) * sd;
         w + libm::log(u / w) / w
     }
 
+    /// The same, rising with y all the way.
     fn z(&self, y: f64) -> f64 {
         let (low, high) = self.range();
         let y = y.clamp(low, high);
-        // 0/0 at the mean: straight from one side to the other
         let rest = match self.family {
             Family::NegativeBinomial { .. } => f64::INFINITY,
             Family::Binomial { trials } => trials - self.mean,
         };
+        let straight = |(from, below): (f64, f64), (to, above): (f64, f64)| {
+            below + (above - below) * ((y - from) / (to - from))
+        };
+        // Where the mean is less than half an event, the tail formula says nothing of values between none
+        // and that, and would fall there: clusters make such values possible, and trials worth so little.
+        let (few, many) = (low.max(0.5), high.min(self.mean + rest - 0.5));
+        let few = (self.mean < 0.5 && y < few).then_some(few);
+        let many = (rest < 0.5 && y > many).then_some(many);
         let sd = self.sd() * self.per_value;
-        let near = (1e-3 * sd).min(0.5 * self.mean).min(0.5 * rest);
-        let z = if (y - self.mean).abs() >= near || near == 0.0 {
-            self.z_within(y)
-        } else {
-            let (a, b) = (self.z_within(self.mean - near), self.z_within(self.mean + near));
-            a + (b - a) * ((y - self.mean + near) / (2.0 * near))
+        let near = (0.1 * sd).min(0.5 * self.mean).min(0.5 * rest);
+        let z = match (few, many) {
+            _ if high <= low => 0.0,
+            (Some(few), None) if few < high => {
+                straight((low, self.root(low).0), (few, self.z_within(few)))
+            }
+            (None, Some(many)) if many > low => {
+                straight((many, self.z_within(many)), (high, self.root(high).0))
+            }
+            (None, None) if (y - self.mean).abs() >= near || near == 0.0 => self.z_within(y),
+            // 0/0 at the mean, and rounding near it
+            (None, None) => {
+                let (a, b) = (self.mean - near, self.mean + near);
+                straight((a, self.z_within(a)), (b, self.z_within(b)))
+            }
+            _ => straight((low, self.root(low).0), (high, self.root(high).0)),
         };
         if z.is_nan() { 0.0 } else { z.clamp(-MAX_DEVIATION, MAX_DEVIATION) }
     }
@@ -501,6 +525,28 @@ mod tests {
                 assert!(signed >= last.1 - 1e-6 * last.1.abs(), "{law:?} {x}: {signed} {last:?}");
                 assert!(residual.is_finite() && signed.is_finite());
                 last = (residual, signed);
+            }
+        }
+    }
+
+    /// Also where the mean is a small part of an event and clusters make trials worth little.
+    #[test]
+    fn residuals_rise_all_the_way_through_the_mean() {
+        let clustered = [0.3, 1.0, 2.5, 9.0, 40.0].into_iter().flat_map(|worth| {
+            [0.001, 0.0102, 0.2, 0.9].map(|p| Law {
+                mean: worth * p,
+                family: Family::Binomial { trials: worth },
+                per_value: worth,
+                half: 0.5 * worth / 40.0,
+            })
+        });
+        for law in laws().into_iter().chain(clustered) {
+            let mut last = f64::MIN;
+            for i in 0..400 {
+                let x = law.expected() * (0.3 + 0.005 * f64::from(i));
+                let residual = law.residual(x);
+                assert!(residual >= last - 1e-9, "{law:?} {x}: {residual} after {last}");
+                last = residual;
             }
         }
     }

@@ -384,7 +384,8 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
             verdict.tail = Tail::LnP(0.0);
         }
         verdict.is_anomaly = match rule.threshold {
-            Some(threshold) => verdict.statistic.abs() > threshold,
+            // What is expected may be a bound, where rounding decides on which side of it it is.
+            Some(threshold) => verdict.statistic.abs() > threshold && x != verdict.expected,
             None => beyond_p && !between,
         };
         verdict

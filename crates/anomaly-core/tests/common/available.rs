@@ -29,16 +29,6 @@ const KNOWN_DEFECTS: &[(&str, &str, &str)] = &[
     ),
     ("check_c17_the_week_is_known_after_four_of_them", "auto", "the weekend is not known"),
     ("every_strategy_finds_what_it_is_for", "auto", "spikes of a random walk"),
-    (
-        "monotone_a_larger_spike_or_drop_never_scores_lower",
-        "moving_average",
-        "p of a ratio changes by 1e-5 between two windows' ranges",
-    ),
-    (
-        "monotone_a_larger_spike_or_drop_never_scores_lower",
-        "regression",
-        "counts with a threshold on a constant",
-    ),
     ("small_denominators_do_not_alarm", "novelty", "does not know of trials"),
     ("small_denominators_do_not_alarm", "auto", "does not know of trials"),
 ];

@@ -1,6 +1,6 @@
 //! Alerts in words, for every strategy.
 
-use crate::strategy::{ANOMALY_TYPES, Rule};
+use crate::strategy::{ANOMALY_TYPES, Rule, Strategy};
 use crate::verdict::{Direction, Status, Verdict};
 
 /// Two decimals; in scientific notation where that would show nothing but zeros or too many digits.
@@ -16,8 +16,14 @@ fn figure(v: f64) -> String {
 }
 
 /// One sentence: metric, value, direction, the strategy's figure with its threshold (or p with its
-/// limit), and the expected range.
-pub fn description(metric: &str, statistic_name: &str, rule: &Rule, verdict: &Verdict) -> String {
+/// limit), and the expected range. What has no sides says that the value stays where it is.
+pub fn description(
+    metric: &str,
+    strategy: &dyn Strategy,
+    rule: &Rule,
+    verdict: &Verdict,
+) -> String {
+    let statistic_name = strategy.statistic_name();
     let value = figure(verdict.value);
     if verdict.status == Status::Missing {
         let expected = match verdict.expected.is_nan() {
@@ -56,6 +62,9 @@ pub fn description(metric: &str, statistic_name: &str, rule: &Rule, verdict: &Ve
             probability(rule.ln_alpha)
         ),
     };
+    if !strategy.has_sides() && verdict.value.is_finite() {
+        return format!("{metric} stays at {value} ({limit}; {range})");
+    }
     format!("{metric} is {value}, {side} normal ({limit}; {range})")
 }
 

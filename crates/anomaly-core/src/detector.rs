@@ -171,6 +171,18 @@ impl Detector {
         if config.direction == Some(Direction::None) {
             return Err(Error::invalid("direction is \"at\"", "Directions are above and below."));
         }
+        let by_side = config.direction.is_some()
+            || config.min_effect > 0.0
+            || config.min_relative_effect > 0.0;
+        if by_side && !strategy.has_sides() {
+            return Err(Error::invalid(
+                format!(
+                    "direction, min_effect and min_relative_effect mean nothing to {}",
+                    strategy.name()
+                ),
+                "Leave them out: what it tells lies on no side of what is expected.",
+            ));
+        }
         if config.metric_name.is_empty() {
             return Err(Error::invalid("metric_name is empty", "Name what is measured."));
         }
@@ -369,8 +381,10 @@ impl Detector {
         let mut verdict = model.judge(point, &self.rule);
         verdict.direction = if point.value.is_infinite() {
             Direction::of(point.value, 0.0)
-        } else {
+        } else if self.strategy.has_sides() {
             Direction::of(point.value, verdict.expected)
+        } else {
+            Direction::None
         };
         // A model compares with a limit it has at hand; where the limit is at the end of the numbers
         // only p tells. Few points get here.
@@ -396,7 +410,7 @@ impl Detector {
     pub fn description(&self, verdict: &Verdict) -> String {
         crate::describe::description(
             &self.config.metric_name,
-            self.strategy.statistic_name(),
+            self.strategy.as_ref(),
             &self.rule,
             verdict,
         )

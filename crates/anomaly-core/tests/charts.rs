@@ -501,6 +501,15 @@ fn flat_line_tells_stuck_from_constant() {
     // the second time one later: what was told counts as a run of five
     assert_eq!(at, [23, 344]);
     assert_eq!(number(&opened[0].2, "run_length"), 5.0);
+    // neither above nor below what is normal
+    let mut stuck = trained(&detector, training.iter().copied());
+    for i in 0..6 {
+        let v = detector.process(&mut stuck, None, &Point::new(2000 + i, 1.5)).verdict;
+        assert_eq!(v.direction, Direction::None);
+        let text = detector.description(&v);
+        assert!(text.starts_with("value stays at 1.50 (equal values in a row "), "{text}");
+        assert!(!text.contains("above") && !text.contains("below"), "{text}");
+    }
     assert_eq!(number(&opened[0].2, "longest_run_before"), 1.0);
 
     // through the whole run the deviation grows

@@ -62,7 +62,8 @@ fn verdict_flaws(detector: &Detector, v: &Verdict) -> Vec<String> {
         let side = if v.value > 0.0 { Direction::High } else { Direction::Low };
         check(v.direction == side, "direction of an infinity");
     } else {
-        let side = match v.value.partial_cmp(&v.expected) {
+        let sides = detector.strategy().has_sides();
+        let side = match v.value.partial_cmp(&v.expected).filter(|_| sides) {
             Some(std::cmp::Ordering::Greater) => Direction::High,
             Some(std::cmp::Ordering::Less) => Direction::Low,
             _ => Direction::None,
@@ -489,13 +490,17 @@ fn runner() -> TestRunner {
 #[test]
 fn fuzz_verdicts_are_defined_and_survive_stop_and_start() {
     every(|strategy| {
-        let tells_once = detector(defaults(strategy)).strategy().tells_once();
+        let own = detector(defaults(strategy));
+        let (tells_once, has_sides) = (own.strategy().tells_once(), own.strategy().has_sides());
         let cases = (any_config(), any_rows(), prop::collection::vec(0..300usize, 0..4));
         let run = runner().run(&cases, |(config, rows, cuts)| {
             let Some(detector) = detector_if(DetectorConfig {
                 strategy: strategy.into(),
                 params: common::available::needed_params(strategy),
                 fire_after: if tells_once { 1 } else { config.fire_after },
+                direction: config.direction.filter(|_| has_sides),
+                min_effect: if has_sides { config.min_effect } else { 0.0 },
+                min_relative_effect: if has_sides { config.min_relative_effect } else { 0.0 },
                 kind: of_kind(strategy, config.kind).kind,
                 ..config
             }) else {
@@ -952,6 +957,21 @@ fn side_and_size_decide_for_every_strategy() {
     let history = series(Shape::White, Times::Every(MINUTE), 600, 10);
     let at = MONDAY + 600 * MINUTE;
     every(|strategy| {
+        if !detector(defaults(strategy)).strategy().has_sides() {
+            let with = |config| Detector::new(config).err();
+            for refused in [
+                with(DetectorConfig { direction: Some(Direction::High), ..defaults(strategy) }),
+                with(DetectorConfig { min_effect: 1.0, ..defaults(strategy) }),
+                with(DetectorConfig { min_relative_effect: 0.1, ..defaults(strategy) }),
+            ] {
+                let hint = match refused {
+                    Some(Error::InvalidParameter { hint, .. }) => hint,
+                    other => panic!("{strategy}: {other:?}"),
+                };
+                assert!(hint.contains("Leave them out"), "{hint}");
+            }
+            return;
+        }
         for (direction, min_effect) in
             [(None, 0.0), (Some(Direction::High), 0.0), (Some(Direction::Low), 0.0), (None, 500.0)]
         {

@@ -32,7 +32,7 @@ use super::{
 use crate::Result;
 use crate::codec::Reader;
 use crate::point::Point;
-use crate::verdict::{Direction, Tail, Verdict};
+use crate::verdict::{Tail, Verdict};
 
 /// Cells of the histogram of run lengths: 1 to 8, then four to each doubling, up to 2^14.
 const CELLS: usize = 52;
@@ -73,6 +73,10 @@ impl Strategy for FlatLine {
 
     fn algorithm(&self) -> u16 {
         14
+    }
+
+    fn has_sides(&self) -> bool {
+        false
     }
 
     fn new_state(&self) -> Box<dyn EntityModel> {
@@ -214,7 +218,6 @@ impl EntityModel for Runs {
         if non_finite(point, &mut verdict) || self.length == 0 {
             return verdict;
         }
-        verdict.direction = Direction::of(point.value, self.mean);
         let length = self.length_with(point.value);
         verdict.statistic = length as f64;
         let ln_p = self.ln_p(length);

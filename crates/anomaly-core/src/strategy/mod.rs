@@ -120,6 +120,10 @@ pub trait Strategy: Send + Sync {
     fn tells_once(&self) -> bool {
         false
     }
+    /// Whether it matters on which side of what is expected a value lies, and how far.
+    fn has_sides(&self) -> bool {
+        true
+    }
     /// `InvalidParameter` when an alert would wait for so many anomalous points in vain.
     fn check_fire_after(&self, fire_after: u32) -> Result<()> {
         if fire_after <= 1 || !self.tells_once() {

@@ -283,6 +283,45 @@ fn normal_equations(
     (a, b)
 }
 
+/// What is added to the diagonal of the normal equations, relatively: where harmonics of a day meet the
+/// effects of its hours, they are singular but for rounding, and forecasts would be cancellations of
+/// coefficients without bounds.
+const RIDGE: f64 = 1e-7;
+
+/// Coefficients by the normal equations, and their decomposition. Corrections by what is left of the
+/// gradient take the bias of the ridge back where the data say anything.
+fn solve_stably(
+    rows: &[Features],
+    y: &[f64],
+    weights: &[f64],
+    mut a: Vec<f64>,
+    mut b: Vec<f64>,
+) -> (Vec<f64>, Cholesky) {
+    let size = b.len();
+    for i in 0..size {
+        a[i * (i + 1) / 2 + i] *= 1.0 + RIDGE;
+    }
+    let normal = Cholesky::new(size, a);
+    normal.solve(&mut b);
+    for _ in 0..2 {
+        let mut gradient = vec![0.0; size];
+        for ((row, y), w) in rows.iter().zip(y).zip(weights) {
+            let error = w * (y - row.dot(&b));
+            for (g, x) in gradient.iter_mut().zip(&row.values[..row.dense]) {
+                *g += error * x;
+            }
+            for one in row.ones.iter().flatten() {
+                gradient[*one] += error;
+            }
+        }
+        normal.solve(&mut gradient);
+        for (b, correction) in b.iter_mut().zip(&gradient) {
+            *b += correction;
+        }
+    }
+    (b, normal)
+}
+
 fn huber(residual: f64, scale: f64) -> f64 {
     if residual.abs() <= HUBER * scale || scale <= 1e-13 {
         1.0
@@ -305,9 +344,8 @@ fn fit_robust(
     let mut weights: Vec<f64> = residuals.iter().map(|r| huber(*r, previous)).collect();
     let mut round = 0;
     loop {
-        let (a, mut b) = normal_equations(rows, y, &weights, size);
-        let normal = Cholesky::new(size, a);
-        normal.solve(&mut b);
+        let (a, b) = normal_equations(rows, y, &weights, size);
+        let (b, normal) = solve_stably(rows, y, &weights, a, b);
         let mut change = 0.0_f64;
         for ((residual, row), y) in residuals.iter_mut().zip(rows).zip(y) {
             let new = y - row.dot(&b);
@@ -703,6 +741,29 @@ mod tests {
                 (0.5 * expected..1.5 * expected + 0.5).contains(&worst),
                 "{hour} {weekday}: {worst}"
             );
+        }
+    }
+
+    /// With hourly points the harmonics of a day are sums of the effects of its hours: how much of a course
+    /// is which is arbitrary, and the forecast is not.
+    #[test]
+    fn harmonics_and_hours_do_not_fight() {
+        for (params, low, high) in
+            [(json!({}), 0.3, 5.0), (json!({}), 0.3, 0.3), (json!({"harmonics": 5}), -1e6, 1e6)]
+        {
+            let mut state = regressor(params);
+            let value = |i: i64| {
+                let last_digits = f64::EPSILON * ((i * 7919) % 5 - 2) as f64;
+                (1.0 + last_digits) * if i % 24 < 12 { low } else { high }
+            };
+            for i in 0..2000 {
+                state.push(&Point::new(i * HOUR, value(i)));
+                if i > 1000 {
+                    let fit = state.fit(&Point::new((i + 1) * HOUR, 0.0)).unwrap();
+                    let error = (fit.centre - value(i + 1)) / high;
+                    assert!(error.abs() < 1e-9, "{low} {high} {i}: {error:e}");
+                }
+            }
         }
     }
 

@@ -58,6 +58,24 @@ fn ln_p(detector: &Detector, state: &EntityState, at: i64, value: f64) -> f64 {
     detector.judge(state, &Point::new(at, value)).ln_p()
 }
 
+/// Nights without anything teach no spread, and the first days do: also when the first night comes first.
+#[test]
+fn a_constant_beginning_is_no_constant_series() {
+    let detector = with_alpha("statistical_seasonal", 1e-3);
+    let mut rng = Rng(8);
+    let mut value = |i: usize| match i % 24 {
+        0..12 => 0.0,
+        hour => 100.0 + 5.0 * hour as f64 + 2.0 * rng.normal(),
+    };
+    let state = hourly(&detector, (0..24 * 21).map(&mut value));
+    for (hour, x, unusual) in [(15, 175.0, false), (15, 172.0, false), (15, 100.0, true)] {
+        let at = START + (24 * 21 + hour) * HOUR;
+        let v = detector.judge(&state, &Point::new(at, x));
+        assert_eq!(v.is_anomaly, unusual, "{v:?}");
+        assert!(v.upper - v.lower < 60.0, "{v:?}");
+    }
+}
+
 #[test]
 fn check_c17_true_values_are_silent_and_the_opposite_phase_alerts() {
     for name in SEASONAL {

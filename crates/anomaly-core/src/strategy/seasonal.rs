@@ -793,8 +793,13 @@ impl Model {
         let error = finite(value - forecast.centre);
         if self.count > 0 {
             let spread = self.spread_at(forecast.bin);
-            let clipped =
-                if self.spread.count > 8 { error.abs().min(4.0 * spread) } else { error.abs() };
+            // After a constant beginning there is no spread to clip by: what lasts counts in full.
+            let lasts = spread == 0.0 && self.run.len() >= 2;
+            let clipped = if self.spread.count > 8 && !lasts {
+                error.abs().min(4.0 * spread)
+            } else {
+                error.abs()
+            };
             if self.spread.count > 20 && self.spread.mean > 0.0 {
                 self.ratios[forecast.bin].push(clipped / self.spread.mean, 100.0);
             }

@@ -367,6 +367,60 @@ fn fault_i1_nan_changes_nothing_in_an_episode() {
     });
 }
 
+/// What is constant, or nothing but its course, up to the last digits that arithmetic leaves.
+#[test]
+fn rounding_noise_is_no_anomaly() {
+    let ulps = |rng: &mut Rng| f64::EPSILON * libm::rint(rng.uniform() * 5.0 - 2.5);
+    // the sum of a row's parts, in an order that differs from row to row
+    let sum = |rng: &mut Rng| {
+        let parts = [0.1, 0.2, 0.3, 0.4, 0.7];
+        let first = (rng.next() % 5) as usize;
+        (0..5).map(|i| parts[(first + i) % 5]).sum::<f64>()
+    };
+    type Value<'a> = &'a dyn Fn(i64, &mut Rng) -> f64;
+    let cases: [(&str, Value); 5] = [
+        ("0.3", &|_, rng| 0.3 * (1.0 + ulps(rng))),
+        ("-1e9", &|_, rng| -1e9 * (1.0 + ulps(rng))),
+        ("1e-9", &|_, rng| 1e-9 * (1.0 + ulps(rng))),
+        ("rarely", &|i, rng| 100.0 * (1.0 + if i % 97 == 0 { 4.0 * ulps(rng) } else { 0.0 })),
+        ("a sum", &|_, rng| sum(rng)),
+    ];
+    let day: Value =
+        &|i, rng| if i % 24 < 12 { 5.3 - 0.3 + ulps(rng) } else { 0.1 + 0.2 + ulps(rng) };
+    each(&others(&["flat_line", "threshold"]), |strategy| {
+        let forecasts = ["regression", "holt_winters"].contains(&strategy);
+        let of_day = forecasts.then_some(("half days", day));
+        for threshold in [None, Some(3.0)] {
+            let config = DetectorConfig {
+                threshold,
+                alerts_per_day: 1e-3,
+                points_per_day: Some(1.0),
+                ..defaults(strategy)
+            };
+            let Some(detector) = detector_if(config) else { continue };
+            for (name, value) in cases.into_iter().chain(of_day) {
+                let mut rng = Rng(5);
+                let mut state = detector.new_state();
+                for i in 0..1500 {
+                    let point = Point::new(MONDAY + i * HOUR, value(i, &mut rng));
+                    if i < 800 {
+                        detector.train(&mut state, &point);
+                        continue;
+                    }
+                    let v = detector.process(&mut state, None, &point).verdict;
+                    assert!(!v.is_anomaly, "{strategy} {threshold:?}, {name} at {i}: {v:?}");
+                }
+                // and what is no rounding noise is seen, by what looks at single values
+                let level = value(1500, &mut rng);
+                let v =
+                    detector.judge(&state, &Point::new(MONDAY + 1500 * HOUR, 1e6 + 3.0 * level));
+                let blind = RANGE_OF_LEVEL.contains(&strategy) || level.abs() > 1e8;
+                assert!(blind || v.deviation() > 3.0, "{strategy} {threshold:?}, {name}: {v:?}");
+            }
+        }
+    });
+}
+
 // ----------------------------------------------------------------------------------------- fuzz
 
 fn any_value() -> impl Strategy<Value = f64> {

@@ -49,9 +49,30 @@ pub(super) struct Fit {
 
 impl Fit {
     pub(super) fn is_degenerate(&self) -> bool {
-        let floor = ROUNDING * self.centre.abs();
+        let floor = self.rounding();
         // written so that NaN counts as degenerate
         !(self.below > floor && self.above > floor)
+    }
+
+    /// The least spread there is: less is rounding noise.
+    fn rounding(&self) -> f64 {
+        ROUNDING * self.centre.abs()
+    }
+
+    /// A value as a textbook's rule is to see it: one that differs from a constant by rounding noise only
+    /// does not differ from it.
+    fn without_rounding(&self, x: f64) -> f64 {
+        let same = self.is_degenerate() && (x - self.centre).abs() <= self.rounding();
+        if same { self.centre } else { x }
+    }
+
+    /// The bounds of a textbook's rule, made to hold what differs from a constant by rounding noise only.
+    fn with_rounding(&self, (lower, upper): (f64, f64)) -> (f64, f64) {
+        if !self.is_degenerate() {
+            return (lower, upper);
+        }
+        let noise = self.rounding();
+        (lower.min(finite(self.centre - noise)), upper.max(finite(self.centre + noise)))
     }
 
     /// The signed residual in spreads.
@@ -329,7 +350,7 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
         let mut moved = None;
         if let Some(fit) = &fit {
             (verdict.lower, verdict.upper) = match rule.threshold {
-                Some(threshold) => self.baseline.bounds(point, fit, threshold),
+                Some(threshold) => fit.with_rounding(self.baseline.bounds(point, fit, threshold)),
                 None => self.p_bounds(fit, law.as_ref(), &rule.alpha()),
             };
             let centre = law.map_or(fit.centre, |law| law.expected());
@@ -354,7 +375,8 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
         }
         let Some(fit) = fit else { return verdict };
         verdict.direction = Direction::of(x, verdict.expected);
-        verdict.statistic = self.baseline.statistic(point, &fit);
+        let seen = Point { value: fit.without_rounding(x), ..*point };
+        verdict.statistic = self.baseline.statistic(&seen, &fit);
         let beyond_p;
         if let Some(law) = law {
             // Whichever finds the value more usual: chance alone, or the errors so far.

@@ -11,6 +11,7 @@ use std::cmp::Ordering;
 
 use serde_json::{Map, Value, json};
 
+use super::forecast::of_rule;
 use super::location_scale::{Baseline, Fit, LocationScale, finite};
 use super::moments::Moments;
 use super::{Context, EntityModel, Kind, Strategy, check_keys, integer_param, json_number};
@@ -19,8 +20,6 @@ use crate::codec::Reader;
 use crate::point::Point;
 use crate::verdict::{Direction, Verdict};
 
-/// The standard deviation that the strategy's own rule takes for a constant window.
-const CONSTANT_SD: f64 = 1e-6;
 /// With fewer points there is no standard deviation to speak of.
 const MIN_POINTS: usize = 3;
 
@@ -78,8 +77,7 @@ struct Windows {
 }
 
 fn z_score(moments: &Moments, x: f64) -> f64 {
-    let sd = moments.sample_sd();
-    finite((x - moments.mean()) / if sd > 0.0 { sd } else { CONSTANT_SD })
+    finite((x - moments.mean()) / of_rule(moments.sample_sd(), moments.mean()))
 }
 
 impl Windows {
@@ -198,8 +196,7 @@ impl Baseline for Windows {
     fn bounds(&self, point: &Point, _fit: &Fit, threshold: f64) -> (f64, f64) {
         let (mut lower, mut upper) = (-f64::MAX, f64::MAX);
         for moments in self.at(point.at) {
-            let sd = moments.sample_sd();
-            let reach = threshold * if sd > 0.0 { sd } else { CONSTANT_SD };
+            let reach = threshold * of_rule(moments.sample_sd(), moments.mean());
             lower = lower.max(finite(moments.mean() - reach));
             upper = upper.min(finite(moments.mean() + reach));
         }

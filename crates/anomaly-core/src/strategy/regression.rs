@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 
 use super::forecast::{z_bounds, z_score};
 use super::linear::Cholesky;
-use super::location_scale::{Baseline, Fit, LocationScale, finite};
+use super::location_scale::{Baseline, Fit, LocationScale, ROUNDING, finite};
 use super::{
     Context, EntityModel, Kind, Strategy, bool_param, check_keys, integer_param, json_number,
     number_param,
@@ -596,6 +596,9 @@ impl Baseline for Regressor {
 
     fn fit(&self, point: &Point) -> Option<Fit> {
         let (centre, spread) = self.predict(point.at)?;
+        // Rounding noise of the terms that a forecast is the sum of, which may be 0 itself.
+        let exponent = self.fitted.as_ref().map_or(0, |f| f.exponent);
+        let spread = if spread > libm::scalbn(ROUNDING, exponent) { spread } else { 0.0 };
         Some(Fit { centre, below: spread, above: spread })
     }
 

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 use std::f64::consts::LN_2;
 
-use super::location_scale::{Baseline, Fit, LocationScale, finite, refresh_due};
+use super::location_scale::{Baseline, Fit, LocationScale, ROUNDING, finite, refresh_due};
 use super::{EntityModel, Rule, json_number};
 use crate::Result;
 use crate::codec::Reader;
@@ -752,8 +752,8 @@ fn scaled(x: f64, (offset, scale): (f64, f64)) -> f64 {
     ((x - offset) / scale).clamp(-FARTHEST, FARTHEST)
 }
 
-/// Median and 1.4826 MAD; where more than half of the values are the same, the mean distance, and 1
-/// where all are.
+/// Median and 1.4826 MAD; where more than half of the values are the same, the mean distance; where all
+/// are, but for rounding noise, the median or 1.
 fn robust_scale(values: &mut [f64]) -> (f64, f64) {
     if values.is_empty() {
         return (0.0, 1.0);
@@ -768,6 +768,8 @@ fn robust_scale(values: &mut [f64]) -> (f64, f64) {
     }
     let mad = 1.4826 * *values.select_nth_unstable_by(middle, f64::total_cmp).1;
     let scale = if mad > 0.0 { mad } else { mean };
+    // Rounding noise has no shape: it becomes too small for one.
+    let scale = if scale > ROUNDING * median.abs() { scale } else { median.abs() };
     (median, if scale > 0.0 { scale.min(f64::MAX) } else { 1.0 })
 }
 

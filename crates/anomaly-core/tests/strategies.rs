@@ -818,7 +818,7 @@ proptest! {
 /// does not widen the baseline without bound.
 #[test]
 fn repeated_incidents_do_not_become_normal() {
-    for strategy in common::STRATEGIES {
+    for strategy in common::STRATEGIES.into_iter().chain(["statistical_quantile"]) {
         for threshold in [None, Some(8.0)] {
             let detector = Detector::new(DetectorConfig {
                 strategy: strategy.into(),
@@ -841,9 +841,10 @@ fn repeated_incidents_do_not_become_normal() {
                     deviations.push(verdict.deviation());
                 }
             }
-            let (first, last) = (deviations[0], deviations[deviations.len() - 1]);
-            // the calibrator counts them, but as an incident each and not as noise
-            assert!(last > 5.0, "{strategy}: {first} fell to {last}");
+            // The calibrator counts them, for after sixty of them one more is no longer so improbable as the
+            // first was; but as an incident each and not as noise: every one is an emergency.
+            let least = deviations.iter().copied().fold(f64::MAX, f64::min);
+            assert!(least > 5.0, "{strategy}: {deviations:?}");
         }
     }
 }

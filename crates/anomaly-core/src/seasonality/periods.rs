@@ -678,7 +678,7 @@ mod tests {
             (400, 3.0, 0.5),
             (1000, 500.0, 0.1),
         ] {
-            for seed in 0..10 {
+            for seed in 0..if n < 5000 { 10 } else { 3 } {
                 let y = series(n, seed, |i| 10.0 + sine(i + 3.3, period), noise);
                 let found = detect_periods(&y);
                 assert_eq!(found.len(), 1, "{n} {period} {noise} {seed}: {found:?}");
@@ -819,13 +819,13 @@ mod tests {
         ];
         for (name, make) in kinds {
             let mut false_ones = Vec::new();
-            for n in [20, 50, 120, 400, 1000] {
+            for (n, series) in [(20, 200), (50, 200), (120, 200), (400, 100), (1000, 50)] {
                 let mut rng = Rng(n as u64);
-                for _ in 0..200 {
+                for _ in 0..series {
                     false_ones.extend(detect_periods(&make(&mut rng, n)).first().map(|p| (n, *p)));
                 }
             }
-            assert!(false_ones.len() <= 10, "{name}, of 1,000: {false_ones:?}");
+            assert!(false_ones.len() <= 7, "{name}, of 750: {false_ones:?}");
         }
     }
 

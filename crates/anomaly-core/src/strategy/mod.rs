@@ -325,7 +325,7 @@ pub const STRATEGIES: &[StrategyInfo] = &[
     info("statistical_level_shift", "level_shift", "statistical",
         "the level of the latest points against that of the points before",
         Some(|params, context| Ok(Box::new(LevelShift::new(params, context)?))))
-        .not_ratios(),
+        .values_only(),
     info("statistical_volatility_shift", "volatility_shift", "statistical",
         "the spread of the latest points against that of the points before",
         Some(|params, context| Ok(Box::new(VolatilityShift::new(params, context)?))))

@@ -263,7 +263,7 @@ impl SideTail {
         deviation_from_ln_p(-self.e(ln_p))
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.push(self.top);
         out.extend_from_slice(&self.scale.to_le_bytes());
         out.extend_from_slice(&self.shape.to_le_bytes());
@@ -272,7 +272,7 @@ impl SideTail {
         }
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self> {
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self> {
         let top = reader.u8()?;
         let scale = f32::from_bits(reader.u32()?);
         let shape = f32::from_bits(reader.u32()?);
@@ -636,6 +636,11 @@ impl Calibrator {
         self.pending = 0;
         self.tails = fit(&self.below, &self.above, self.remembered(), self.one_sided);
         self.limits = self.limits();
+    }
+
+    /// What judges residuals below 0 and above, as of the last refresh.
+    pub(crate) fn tails(&self) -> (SideTail, SideTail) {
+        self.tails
     }
 
     fn side(&self, residual: f64) -> SideTail {

@@ -13,6 +13,7 @@ pub mod distribution;
 mod elementary;
 pub mod episode;
 pub mod error;
+pub mod forest;
 pub mod gaps;
 pub mod host;
 pub mod nearest;

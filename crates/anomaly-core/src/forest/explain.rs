@@ -1,0 +1,150 @@
+//! Why a row is unusual: which features, and what a normal row looks like.
+
+use super::columns::{Column, ColumnKind};
+use super::{IsolationForest, Sample, Scored, Scratch};
+use crate::Result;
+
+/// Why a row is unusual.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Explanation {
+    pub scored: Scored,
+    /// Of each feature, ≥ 0, 1 in total.
+    pub contributions: Vec<f64>,
+    /// The most similar of the normal rows that the model keeps, if it keeps any; NaN is missing.
+    pub nearest: Option<Vec<f64>>,
+    /// Of each numeric feature the range that it had in the sample, else NaN.
+    pub ranges: Vec<(f64, f64)>,
+}
+
+impl IsolationForest {
+    /// Scores a row and says why. A feature's part in ln p of the score is by how much the splits on
+    /// it shortened the way down, against the mean of the rows that met the same split; what lies
+    /// outside the range adds ln p of its distance.
+    pub fn explain(&self, row: &[f64], scratch: &mut Scratch) -> Result<Explanation> {
+        let scored = self.judge(row, scratch)?;
+        let by_forest = self.path_shares(scratch);
+        let (value, _) = self.value(row, scratch);
+        let of_score = -self.ln_p_of(value);
+        let mut contributions: Vec<f64> = self
+            .columns
+            .iter()
+            .zip(row)
+            .zip(&by_forest)
+            .map(|((column, x), share)| share * of_score - column.ln_p_outside(*x))
+            .collect();
+        let sum: f64 = contributions.iter().sum();
+        if sum > 0.0 && sum.is_finite() {
+            contributions.iter_mut().for_each(|c| *c /= sum);
+        } else {
+            let equal = 1.0 / contributions.len() as f64;
+            contributions.fill(equal);
+        }
+        let ranges = self
+            .columns
+            .iter()
+            .map(|column| match &column.kind {
+                ColumnKind::Numeric(n) => (n.low, n.high),
+                ColumnKind::Constant(c) => (*c, *c),
+                _ => (f64::NAN, f64::NAN),
+            })
+            .collect();
+        Ok(Explanation { scored, contributions, nearest: self.nearest(row), ranges })
+    }
+
+    /// The feature that each column that trees see comes from.
+    fn feature_of(&self) -> Vec<usize> {
+        let widths = self.columns.iter().map(Column::width).enumerate();
+        widths.flat_map(|(i, width)| std::iter::repeat_n(i, width)).collect()
+    }
+
+    /// Shares of the features in how short the ways of the row in the buffer are, 1 in total unless
+    /// no split shortened one.
+    fn path_shares(&self, scratch: &mut Scratch) -> Vec<f64> {
+        let z = &scratch.z;
+        let feature_of = self.feature_of();
+        let mut gained = vec![0.0; self.columns.len()];
+        for tree in &self.trees {
+            let stack = &mut scratch.stack;
+            stack.clear();
+            stack.push((0, 1.0));
+            while let Some((at, weight)) = stack.pop() {
+                let node = &tree.nodes[at as usize];
+                if node.is_leaf() {
+                    continue;
+                }
+                let v = node.projection(z);
+                let children = [node.child, node.child + 1];
+                if v.is_nan() {
+                    let mass = children.map(|c| tree.nodes[c as usize].mass);
+                    for (child, m) in children.iter().zip(mass) {
+                        stack.push((*child, weight * m / (mass[0] + mass[1])));
+                    }
+                    continue;
+                }
+                let child = children[usize::from(v > node.cut)];
+                stack.push((child, weight));
+                let gain = f64::from(weight)
+                    * (f64::from(node.value) - f64::from(tree.nodes[child as usize].value));
+                let parts = || {
+                    let first = (node.column, z[usize::from(node.column)]);
+                    let rest =
+                        node.terms.iter().map(|t| (t.column, t.weight * z[usize::from(t.column)]));
+                    std::iter::once(first).chain(rest)
+                };
+                // Of a direction of many columns some may be missing.
+                let parts = || parts().filter(|(_, part)| !part.is_nan());
+                let total: f64 = parts().map(|(_, part)| f64::from(part.abs())).sum();
+                for (column, part) in parts() {
+                    let share = if total > 0.0 {
+                        f64::from(part.abs()) / total
+                    } else {
+                        1.0 / (node.terms.len() + 1) as f64
+                    };
+                    gained[feature_of[usize::from(column)]] += gain * share;
+                }
+            }
+        }
+        gained.iter_mut().for_each(|g| *g = g.max(0.0));
+        let sum: f64 = gained.iter().sum();
+        if sum > 0.0 {
+            gained.iter_mut().for_each(|g| *g /= sum);
+        }
+        gained
+    }
+
+    /// Keeps rows of the more normal half, as they come.
+    pub(super) fn keep_rows(&mut self, sample: &Sample, scores: &[f64]) {
+        let mut sorted = scores.to_vec();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let median = sorted[sorted.len() / 2];
+        self.kept = (0..sample.rows())
+            .filter(|i| scores[*i] <= median)
+            .take(self.options.kept_rows)
+            .flat_map(|i| sample.row(i).iter().copied())
+            .collect();
+    }
+
+    fn nearest(&self, row: &[f64]) -> Option<Vec<f64>> {
+        let distance = |kept: &[f64]| -> f64 {
+            self.columns
+                .iter()
+                .zip(kept.iter().zip(row))
+                .map(|(column, (a, b))| match &column.kind {
+                    _ if a.is_nan() && b.is_nan() => 0.0,
+                    ColumnKind::Numeric(n) if !a.is_nan() && !b.is_nan() => {
+                        // One feature far off must not make all rows alike.
+                        let d = f64::from(n.standardise(*a)) - f64::from(n.standardise(*b));
+                        (d * d).min(100.0)
+                    }
+                    _ if a == b => 0.0,
+                    _ => 1.0,
+                })
+                .sum()
+        };
+        self.kept
+            .chunks_exact(self.columns.len())
+            .map(|kept| (distance(kept), kept))
+            .min_by(|a, b| a.0.total_cmp(&b.0))
+            .map(|(_, kept)| kept.to_vec())
+    }
+}

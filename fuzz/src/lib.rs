@@ -2,6 +2,7 @@
 //! to hold whatever the input is, and seeds for it. The fuzzers in `fuzz_targets` call them, and so
 //! does `crates/anomaly-core/tests/fuzz_targets.rs`, which compiles this file on stable Rust.
 
+use anomaly_core::forest::{self, Model, Options, Sample, Scratch, sampler};
 use anomaly_core::schedule::CronSchedule;
 use anomaly_core::sketch::{self, Sketch, View};
 use anomaly_core::strategy::{Kind, STRATEGIES};
@@ -24,6 +25,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "cron", run: cron, seeds: cron_seeds },
     Target { name: "volume", run: volume, seeds: volume_seeds },
     Target { name: "proc", run: proc, seeds: proc_seeds },
+    Target { name: "forest_model", run: forest_model, seeds: forest_model_seeds },
 ];
 
 fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
@@ -273,4 +275,71 @@ fn proc_seeds() -> Vec<Vec<u8>> {
         " 8 0 sda 1 2 300 4 5 6 700 8 0 9 10\n 8 1 sda1 1 2 30 4 5 6 70 8 0 9 10\n 253 0 dm-0 1 0 3 0 5 0 7 0 0 0 0\n",
         "Inter-| Receive | Transmit\n face |bytes packets\n lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n eth0: 9 1 0 0 0 0 0 0 8 1 0 0 0 0 0 0\n",
     ])
+}
+
+/// The stored forms of forests and of samples, by the first byte, without their checksums.
+pub fn forest_model(data: &[u8]) {
+    let Some((pick, payload)) = data.split_first() else { return };
+    if *pick == 0 {
+        return forest_sample(payload);
+    }
+    let algorithm = if *pick == 1 { forest::ALGORITHM } else { forest::ENSEMBLE };
+    let bytes = codec::wrap(algorithm, payload).expect("it is far below 4 GiB");
+    let Ok(model) = Model::decode(&bytes) else { return };
+    let mut scratch = Scratch::default();
+    for x in [0.0, -1e308, 1e308, f64::NAN, f64::INFINITY, 5e-324] {
+        let row = vec![x; model.features()];
+        let why = model.explain(&row, &mut scratch).expect("the row has the right length");
+        let ln_p = why.scored.ln_p;
+        assert!(ln_p <= 0.0 && ln_p.is_finite(), "{:?}", why.scored);
+        assert!((why.contributions.iter().sum::<f64>() - 1.0).abs() < 1e-6);
+    }
+    assert_eq!(model.encode(), Ok(bytes));
+}
+
+fn forest_sample(data: &[u8]) {
+    let mut sealed = data.to_vec();
+    sealed.extend_from_slice(&crc32fast::hash(data).to_le_bytes());
+    let Ok(mut words) = sampler::decode(&sealed) else { return };
+    assert_eq!(sampler::encode(&words), Ok(sealed));
+    let sample = Sample::from_words(&words).expect("a decoded sample is sound");
+    let row = vec![1.0; sample.features];
+    let copy = words.clone();
+    while let Ok(sampler::Room::Grow(len)) = sampler::merge(&mut words, &copy) {
+        words.resize(len, 0);
+    }
+    for _ in 0..300 {
+        while let Ok(sampler::Room::Grow(len)) = sampler::add(&mut words, &row) {
+            words.resize(len, 0);
+        }
+    }
+    let bytes = sampler::encode(&words).expect("a sample in use is sound");
+    assert!(sampler::decode(&bytes).is_ok());
+}
+
+fn forest_model_seeds() -> Vec<Vec<u8>> {
+    let values: Vec<f64> =
+        (0..120).map(|i| if i == 7 { f64::NAN } else { f64::from((i * 37) % 11) }).collect();
+    let sample = Sample::new(2, values).expect("these are whole rows");
+    let mut seeds = Vec::new();
+    for (pick, variant) in [(1, "mixed"), (1, "extended"), (1, "density"), (2, "auto")] {
+        let json = json!({"variant": variant, "n_estimators": 2, "max_samples": 16, "categorical": [2], "keep_rows": 1});
+        let options = json.as_object().map(Options::from_json).expect("it is an object");
+        let options = options.expect("these are valid options");
+        let model = Model::train(&sample, &options, &mut progress::Unbounded);
+        let bytes = model.and_then(|m| m.encode()).expect("there are rows enough");
+        let (_, payload) = codec::unwrap(&bytes).expect("it was just sealed");
+        seeds.push([&[pick], payload].concat());
+    }
+    for rows in [3, 60] {
+        let mut words = sampler::initial(2, 20, 1, b"{}").expect("this is a valid shape");
+        for row in sample.values.chunks(2).take(rows) {
+            while let Ok(sampler::Room::Grow(len)) = sampler::add(&mut words, row) {
+                words.resize(len, 0);
+            }
+        }
+        let bytes = sampler::encode(&words).expect("it was just made");
+        seeds.push([&[0], &bytes[..bytes.len() - 4]].concat());
+    }
+    seeds
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use anomaly_core::forest::sampler::{self, Room};
-use anomaly_core::forest::{IsolationForest, Options, Sample, Sampler, Scratch};
+use anomaly_core::forest::{IsolationForest, Model, Options, Sample, Sampler, Scratch};
 use anomaly_core::progress::{Progress, StopAfter, Unbounded};
 use anomaly_core::verdict::Severity;
 use anomaly_core::{Error, Result, codec};
@@ -11,22 +11,22 @@ use common::Rng;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-const VARIANTS: [&str; 4] = ["guided", "standard", "extended", "density"];
+const VARIANTS: [&str; 6] = ["mixed", "standard", "extended", "sciforest", "density", "auto"];
 
 fn options(json: Value) -> Result<Options> {
     Options::from_json(json.as_object().unwrap())
 }
 
-fn train(features: usize, values: Vec<f64>, json: Value) -> Result<IsolationForest> {
+fn train(features: usize, values: Vec<f64>, json: Value) -> Result<Model> {
     let sample = Sample::new(features, values)?;
-    IsolationForest::train(&sample, &options(json)?, &mut Unbounded)
+    Model::train(&sample, &options(json)?, &mut Unbounded)
 }
 
 fn normal_rows(rng: &mut Rng, rows: usize, features: usize) -> Vec<f64> {
     (0..rows * features).map(|i| (i % features + 1) as f64 * rng.normal()).collect()
 }
 
-fn judge(forest: &IsolationForest, row: &[f64]) -> anomaly_core::forest::Scored {
+fn judge(forest: &Model, row: &[f64]) -> anomaly_core::forest::Scored {
     forest.judge(row, &mut Scratch::default()).unwrap()
 }
 
@@ -124,7 +124,7 @@ fn same_seed_same_bytes() {
         other["random_state"] = json!(43);
         assert_ne!(bytes, train(4, rows.clone(), other).unwrap().encode().unwrap());
 
-        let read = IsolationForest::decode(&bytes).unwrap();
+        let read = Model::decode(&bytes).unwrap();
         assert_eq!(read.encode().unwrap(), bytes);
         let mut scratch = Scratch::default();
         for row in rows.chunks(4).take(100) {
@@ -172,7 +172,7 @@ fn bad_options() {
         json!({"ndim": 0}),
         json!({"ntry": 65}),
         json!({"random_state": -1}),
-        json!({"split": "best"}),
+        json!({"guided": 1.1}),
         json!({"scoring": 1}),
         json!({"variant": "deep"}),
         json!({"categorical": [0]}),
@@ -221,7 +221,6 @@ fn bad_rows() {
     let mut scratch = Scratch::default();
     for row in [&[][..], &[1.0], &[1.0, 2.0, 3.0]] {
         assert!(matches!(forest.judge(row, &mut scratch), Err(Error::Data(_))));
-        assert!(matches!(forest.score(row, &mut scratch), Err(Error::Data(_))));
         assert!(matches!(forest.explain(row, &mut scratch), Err(Error::Data(_))));
     }
 }
@@ -274,7 +273,7 @@ fn degenerate_tables() {
                 assert!(why.contributions.iter().all(|c| *c >= 0.0));
             }
             let bytes = forest.encode().unwrap();
-            assert_eq!(IsolationForest::decode(&bytes).unwrap().encode().unwrap(), bytes);
+            assert_eq!(Model::decode(&bytes).unwrap().encode().unwrap(), bytes);
         }
     }
     // Nothing is unusual about a constant, anything else is, the more so the further away.
@@ -299,7 +298,7 @@ fn ten_thousand_columns() {
     let sample = sampler.sample().unwrap();
     assert!(sample.rows() >= sampler::LEAST_ROWS);
     let json = json!({"n_estimators": 10, "keep_rows": 0});
-    let forest = IsolationForest::train(&sample, &options(json).unwrap(), &mut Unbounded).unwrap();
+    let forest = Model::train(&sample, &options(json).unwrap(), &mut Unbounded).unwrap();
     let inside = judge(&forest, &row);
     row[4321] = 50.0;
     let outside = judge(&forest, &row);
@@ -358,7 +357,7 @@ fn missing_values_take_both_ways() {
         let known: Vec<f64> = rows
             .chunks(3)
             .filter(|r| !r[1].is_nan())
-            .map(|r| forest.score(&[0.1, r[1], 0.2], &mut scratch).unwrap())
+            .map(|r| forest.judge(&[0.1, r[1], 0.2], &mut scratch).unwrap().score)
             .collect();
         let (low, high) = known.iter().fold((1.0f64, 0.0f64), |(l, h), s| (l.min(*s), h.max(*s)));
         assert!(low < normal.score && normal.score < high, "{variant}: {low} {high} {normal:?}");
@@ -422,7 +421,7 @@ fn explanations_point_at_features_inside_their_ranges() {
         let x = 3.0 * rng.normal();
         rows.extend([rng.normal(), rng.normal(), x, x + 0.3 * rng.normal()]);
     }
-    let forest = train(4, rows, json!({})).unwrap();
+    let forest = train(4, rows, json!({"variant": "sciforest"})).unwrap();
     let mut scratch = Scratch::default();
     let mut found = 0;
     for _ in 0..200 {
@@ -519,7 +518,7 @@ fn weights_reach_the_forest() {
             sampler.add_weighted(&[x], if i % 100 == 0 { weight } else { 1.0 }).unwrap();
         }
         let sample = sampler.sample().unwrap();
-        let forest = IsolationForest::train(&sample, &Options::default(), &mut Unbounded).unwrap();
+        let forest = Model::train(&sample, &Options::default(), &mut Unbounded).unwrap();
         *score = judge(&forest, &[30.0]).score;
     }
     assert!(score[0] > score[1] + 0.1, "{score:?}");
@@ -568,19 +567,19 @@ proptest! {
         at in any::<prop::sample::Index>(),
         byte in any::<u8>(),
         cut in 0..4usize,
-        variant in 0..4usize,
+        variant in 0..VARIANTS.len(),
     ) {
         let mut rng = Rng(15);
         let json = json!({"variant": VARIANTS[variant], "n_estimators": 3, "max_samples": 32, "categorical": [2]});
         let rows: Vec<f64> = normal_rows(&mut rng, 60, 3).chunks(3).flat_map(|r| [r[0], r[1].round(), r[2]]).collect();
         let bytes = train(3, rows, json).unwrap().encode().unwrap();
-        let (_, payload) = codec::unwrap(&bytes).unwrap();
+        let (algorithm, payload) = codec::unwrap(&bytes).unwrap();
         let mut payload = payload.to_vec();
         let at = at.index(payload.len());
         payload[at] = byte;
         payload.truncate(payload.len() - cut);
-        let sealed = codec::wrap(anomaly_core::forest::ALGORITHM, &payload).unwrap();
-        if let Ok(forest) = IsolationForest::decode(&sealed) {
+        let sealed = codec::wrap(algorithm, &payload).unwrap();
+        if let Ok(forest) = Model::decode(&sealed) {
             let mut scratch = Scratch::default();
             for x in [0.0, 1e308, f64::NAN, f64::NEG_INFINITY] {
                 let row = vec![x; forest.features()];
@@ -594,6 +593,74 @@ proptest! {
         let mut flipped = bytes.clone();
         let at = at % flipped.len();
         flipped[at] ^= 1;
-        prop_assert!(IsolationForest::decode(&flipped).is_err());
+        prop_assert!(Model::decode(&flipped).is_err());
     }
+}
+
+/// The sets of reference/isolation_forest.py.
+fn reference_row(set: usize, rng: &mut Rng) -> Vec<f64> {
+    let bell = |rng: &mut Rng| {
+        let sum = rng.uniform() + rng.uniform();
+        sum + rng.uniform() + rng.uniform() - 2.0
+    };
+    match set {
+        0 => (0..3).map(|_| bell(rng)).collect(),
+        1 => {
+            let x = bell(rng);
+            vec![x, x + 0.1 * bell(rng)]
+        }
+        2 => {
+            let far = if rng.uniform() < 0.05 { 3.0 } else { 0.0 };
+            (0..8).map(|_| bell(rng) + far).collect()
+        }
+        3 => (0..4).map(|_| 1.0 / (0.01 + rng.uniform())).collect(),
+        _ => {
+            let first = (5.0 * rng.uniform()).trunc();
+            let second = rng.uniform();
+            let third = bell(rng);
+            vec![first, second, third, (3.0 * rng.uniform()).trunc()]
+        }
+    }
+}
+
+/// Mean ranks of tied values.
+fn ranks(of: &[f64]) -> Vec<f64> {
+    let rank = |x: f64| {
+        let below = of.iter().filter(|v| **v < x).count() as f64;
+        below + 0.5 * (of.iter().filter(|v| **v == x).count() as f64 - 1.0)
+    };
+    of.iter().map(|x| rank(*x)).collect()
+}
+
+fn rank_correlation(a: &[f64], b: &[f64]) -> f64 {
+    let (a, b) = (ranks(a), ranks(b));
+    let middle = (a.len() as f64 - 1.0) / 2.0;
+    let sum = |x: &[f64], y: &[f64]| -> f64 {
+        x.iter().zip(y).map(|(x, y)| (x - middle) * (y - middle)).sum()
+    };
+    sum(&a, &b) / (sum(&a, &a) * sum(&b, &b)).sqrt()
+}
+
+/// With 1,000 trees on each side, as alike as two seeds of scikit-learn are.
+#[test]
+fn scores_agree_with_scikit_learn() {
+    let table = include_str!("reference/isolation_forest.csv");
+    let mut sets = 0;
+    for (set, line) in table.lines().skip(1).enumerate() {
+        let fields: Vec<&str> = line.split(',').collect();
+        let two_seeds: f64 = fields[1].parse().unwrap();
+        let theirs: Vec<f64> = fields[2].split(' ').map(|s| s.parse().unwrap()).collect();
+        let mut rng = Rng(1000 + set as u64);
+        let rows: Vec<Vec<f64>> = (0..1000).map(|_| reference_row(set, &mut rng)).collect();
+        let json = json!({"variant": "standard", "n_estimators": 1000});
+        let forest = train(rows[0].len(), rows.concat(), json).unwrap();
+        let ours: Vec<f64> = rows[..theirs.len()].iter().map(|r| judge(&forest, r).score).collect();
+        let rho = rank_correlation(&ours, &theirs);
+        assert!(rho >= two_seeds - 0.005, "set {set}: {rho}, two seeds {two_seeds}");
+        // not the ranks alone
+        let apart = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(apart < 0.03, "set {set}: {apart}");
+        sets += 1;
+    }
+    assert_eq!(sets, 5);
 }

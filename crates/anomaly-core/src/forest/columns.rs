@@ -12,7 +12,7 @@ use crate::calibration::{Calibrator, SideTail};
 use crate::codec::Reader;
 use crate::distribution::MIN_LN_P;
 
-/// Random orders of a categorical column's categories.
+/// Orders of a categorical column's categories.
 pub(super) const ORDERS: usize = 4;
 /// Categories that are told apart; further ones count as one.
 pub(super) const MAX_CATEGORIES: usize = 1024;
@@ -52,6 +52,8 @@ pub(super) struct Numeric {
 pub(super) struct Categories {
     /// The codes told apart, ascending.
     pub codes: Vec<f64>,
+    /// Of each code, from 0 for one that all rows have to 1 for one that a single row has.
+    pub rarity: Vec<f32>,
     /// Whether there are others.
     pub others: bool,
     /// ln of the chance of a category that was never seen.
@@ -63,10 +65,12 @@ impl Categories {
     /// Places in the random orders, NaN for a category never seen.
     fn places(&self, x: f64) -> [f32; ORDERS] {
         match self.codes.binary_search_by(|c| c.total_cmp(&x)) {
-            Ok(_) => {
-                std::array::from_fn(|i| unit(mix(mix(self.seed ^ i as u64) ^ x.to_bits())) as f32)
-            }
-            Err(_) if self.others => [-1.0; ORDERS],
+            // The first order is by rarity, so that one cut can part the rare ones from the rest.
+            Ok(at) => std::array::from_fn(|i| match i {
+                0 => self.rarity[at],
+                i => unit(mix(mix(self.seed ^ i as u64) ^ x.to_bits())) as f32,
+            }),
+            Err(_) if self.others => std::array::from_fn(|i| if i == 0 { 1.0 } else { -1.0 }),
             Err(_) => [f32::NAN; ORDERS],
         }
     }
@@ -151,6 +155,12 @@ impl Column {
             counts.sort_by(|a, b| a.0.total_cmp(&b.0));
         }
         ColumnKind::Categorical(Categories {
+            rarity: counts
+                .iter()
+                .map(|c| {
+                    (1.0 - libm::log(c.1 as f64) / libm::log(values.len() as f64 + 1.0)) as f32
+                })
+                .collect(),
             codes: counts.into_iter().map(|c| c.0).collect(),
             others,
             ln_p_unseen: libm::log(unseen),
@@ -218,6 +228,9 @@ impl Column {
                 for code in &c.codes {
                     out.extend_from_slice(&code.to_le_bytes());
                 }
+                for rarity in &c.rarity {
+                    out.extend_from_slice(&rarity.to_le_bytes());
+                }
             }
         }
     }
@@ -257,7 +270,13 @@ impl Column {
                 if !ordered || codes.iter().any(|c| !c.is_finite()) {
                     return Err(reader.corrupted("categories out of order"));
                 }
-                ColumnKind::Categorical(Categories { codes, others, ln_p_unseen, seed })
+                let bytes = reader.take(4 * n)?;
+                let rarity: Vec<f32> =
+                    bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+                if !rarity.iter().all(|r| (0.0..=1.0).contains(r)) {
+                    return Err(reader.corrupted("rarity out of range"));
+                }
+                ColumnKind::Categorical(Categories { codes, rarity, others, ln_p_unseen, seed })
             }
             _ => return Err(reader.corrupted("unknown kind of column")),
         };

@@ -22,16 +22,22 @@ impl IsolationForest {
     /// outside the range adds ln p of its distance.
     pub fn explain(&self, row: &[f64], scratch: &mut Scratch) -> Result<Explanation> {
         let scored = self.judge(row, scratch)?;
-        let by_forest = self.path_shares(scratch);
         let (value, _) = self.value(row, scratch);
-        let of_score = -self.ln_p_of(value);
-        let mut contributions: Vec<f64> = self
-            .columns
-            .iter()
-            .zip(row)
-            .zip(&by_forest)
-            .map(|((column, x), share)| share * of_score - column.ln_p_outside(*x))
-            .collect();
+        let mut contributions = vec![0.0; self.columns.len()];
+        self.add_path_shares(-self.ln_p_of(value), scratch, &mut contributions);
+        Ok(self.explanation(row, scored, contributions))
+    }
+
+    /// Completes an explanation from what the ways down the trees contribute.
+    pub(super) fn explanation(
+        &self,
+        row: &[f64],
+        scored: Scored,
+        mut contributions: Vec<f64>,
+    ) -> Explanation {
+        for ((c, column), x) in contributions.iter_mut().zip(&self.columns).zip(row) {
+            *c -= column.ln_p_outside(*x);
+        }
         let sum: f64 = contributions.iter().sum();
         if sum > 0.0 && sum.is_finite() {
             contributions.iter_mut().for_each(|c| *c /= sum);
@@ -48,7 +54,7 @@ impl IsolationForest {
                 _ => (f64::NAN, f64::NAN),
             })
             .collect();
-        Ok(Explanation { scored, contributions, nearest: self.nearest(row), ranges })
+        Explanation { scored, contributions, nearest: self.nearest(row), ranges }
     }
 
     /// The feature that each column that trees see comes from.
@@ -57,9 +63,9 @@ impl IsolationForest {
         widths.flat_map(|(i, width)| std::iter::repeat_n(i, width)).collect()
     }
 
-    /// Shares of the features in how short the ways of the row in the buffer are, 1 in total unless
-    /// no split shortened one.
-    fn path_shares(&self, scratch: &mut Scratch) -> Vec<f64> {
+    /// Distributes `amount` over the features by their shares in how short the ways of the row in the
+    /// buffer are; nothing where no split shortened one.
+    pub(super) fn add_path_shares(&self, amount: f64, scratch: &mut Scratch, to: &mut [f64]) {
         let z = &scratch.z;
         let feature_of = self.feature_of();
         let mut gained = vec![0.0; self.columns.len()];
@@ -107,9 +113,8 @@ impl IsolationForest {
         gained.iter_mut().for_each(|g| *g = g.max(0.0));
         let sum: f64 = gained.iter().sum();
         if sum > 0.0 {
-            gained.iter_mut().for_each(|g| *g /= sum);
+            to.iter_mut().zip(gained).for_each(|(t, g)| *t += amount * g / sum);
         }
-        gained
     }
 
     /// Keeps rows of the more normal half, as they come.

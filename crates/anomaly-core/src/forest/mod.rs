@@ -18,6 +18,7 @@
 mod columns;
 mod explain;
 mod kernel;
+mod model;
 mod options;
 mod random;
 pub mod sampler;
@@ -32,12 +33,13 @@ use crate::{Error, verdict::Severity};
 use columns::{Column, ColumnKind};
 pub use explain::Explanation;
 use kernel::Kernel;
+pub use model::{ENSEMBLE, Model};
 pub use options::Options;
 use random::Random;
 pub use sampler::{MAX_FEATURES, Sample, Sampler};
 pub use stored::ALGORITHM;
+pub use tree::Scoring;
 use tree::{Grower, Growth, Tree, mean_depth};
-pub use tree::{Scoring, Split};
 
 /// Degrees of freedom that scores are calibrated with.
 const DOF: f64 = 500.0;
@@ -97,6 +99,14 @@ pub struct Scratch {
     stack: Vec<(u32, f32)>,
 }
 
+/// A forest, and for each row of the sample its mean depth or density by all trees, and by those
+/// that did not see it.
+struct Grown {
+    forest: IsolationForest,
+    in_sample: Vec<f64>,
+    out_of_sample: Vec<f64>,
+}
+
 impl IsolationForest {
     /// Grows a forest. `Data` with fewer than two rows, `Stopped` when `progress` says so.
     pub fn train(
@@ -104,6 +114,10 @@ impl IsolationForest {
         options: &Options,
         progress: &mut dyn Progress,
     ) -> Result<IsolationForest> {
+        Ok(Self::grow(sample, options, progress)?.forest)
+    }
+
+    fn grow(sample: &Sample, options: &Options, progress: &mut dyn Progress) -> Result<Grown> {
         options.check(sample.features)?;
         let n = sample.rows();
         if n < 2 {
@@ -131,7 +145,7 @@ impl IsolationForest {
         let groups = groups(&columns);
         let rows_per_tree = options.rows_per_tree(n);
         let growth = Growth {
-            split: options.split,
+            guided: options.guided,
             scoring: options.scoring,
             dimensions: options.dimensions,
             tries: options.tries,
@@ -194,10 +208,11 @@ impl IsolationForest {
             width,
             normal: mean_depth(rows_per_tree as f64),
         };
-        let scores: Vec<f64> = all.iter().map(|sum| forest.score_of(sum / count)).collect();
+        all.iter_mut().for_each(|sum| *sum /= count);
+        let scores: Vec<f64> = all.iter().map(|value| forest.score_of(*value)).collect();
         forest.threshold = threshold(&scores, options.contamination);
         forest.keep_rows(sample, &scores);
-        Ok(forest)
+        Ok(Grown { forest, in_sample: all, out_of_sample })
     }
 
     pub fn features(&self) -> usize {
@@ -278,13 +293,19 @@ impl IsolationForest {
     #[inline]
     fn value(&self, row: &[f64], scratch: &mut Scratch) -> (f64, f64) {
         let (missing, outside) = self.see(row, &mut scratch.z);
-        let sum = if missing {
+        (self.value_of_seen(missing, scratch), outside)
+    }
+
+    /// Depth or log density of the row in the buffer, mean over the trees.
+    #[inline]
+    fn value_of_seen(&self, missing: bool, scratch: &mut Scratch) -> f64 {
+        let sum: f64 = if missing {
             let stack = &mut scratch.stack;
             self.trees.iter().map(|t| t.value_with_missing(&scratch.z, stack)).sum()
         } else {
             self.kernel.sum(&self.trees, &scratch.z)
         };
-        (sum / self.trees.len() as f64, outside)
+        sum / self.trees.len() as f64
     }
 
     /// The score alone: what costs least. NaN is a missing value, infinities lie outside any range.

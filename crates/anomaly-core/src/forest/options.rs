@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::sampler::{DEFAULT_ROWS, MAX_ROWS};
-use super::tree::{Scoring, Split};
+use super::tree::Scoring;
 use crate::{Error, Result};
 
 /// Columns in a direction.
@@ -15,9 +15,6 @@ pub(super) const MAX_TRIES: usize = 64;
 pub(super) const MAX_KEPT: usize = 1000;
 /// Rows of a tree unless asked for otherwise: more swamp the anomalies (Liu et al. 2008, §4.2).
 const ROWS_PER_TREE: usize = 256;
-/// Deeper than a guided tree over 256 rows needs to be.
-const GUIDED_DEPTH: usize = 16;
-
 const KEYS: [&str; 13] = [
     "variant",
     "n_estimators",
@@ -25,7 +22,7 @@ const KEYS: [&str; 13] = [
     "max_depth",
     "contamination",
     "random_state",
-    "split",
+    "guided",
     "ndim",
     "ntry",
     "scoring",
@@ -37,15 +34,19 @@ const KEYS: [&str; 13] = [
 /// Checked options of a forest; see [`Options::from_json`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
+    /// Several forests of different kinds instead of one: [`super::Model`].
+    pub ensemble: bool,
     pub trees: usize,
-    /// `None`: 256, or half of the rows when there are fewer than 512.
+    /// `None`: 256, or all rows when there are fewer.
     pub rows_per_tree: Option<usize>,
-    /// `None`: log2 of the rows for random splits, 16 for guided ones.
+    /// `None`: 8, and up to 16 the more of the splits are guided: those part few rows at a time. At
+    /// least log2 of the rows per tree.
     pub max_depth: Option<usize>,
     /// Share of the rows above the threshold, in (0, 0.5].
     pub contamination: f64,
     pub seed: u64,
-    pub split: Split,
+    /// Share of the splits that are guided: the best of several cuts instead of a random one.
+    pub guided: f64,
     pub scoring: Scoring,
     /// Columns in a direction.
     pub dimensions: usize,
@@ -62,14 +63,15 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
+            ensemble: false,
             trees: 100,
             rows_per_tree: None,
             max_depth: None,
             contamination: 0.05,
             seed: 42,
-            split: Split::Guided,
+            guided: 0.5,
             scoring: Scoring::Depth,
-            dimensions: 2,
+            dimensions: 1,
             tries: 10,
             categorical: Vec::new(),
             sample_rows: DEFAULT_ROWS,
@@ -116,14 +118,14 @@ impl Options {
     ///
     /// | key | default | |
     /// |---|---|---|
-    /// | `variant` | `"guided"` | or `"standard"`, `"extended"`, `"density"`: sets `split`, `ndim` and `scoring` |
+    /// | `variant` | `"mixed"` | or `"standard"`, `"extended"`, `"sciforest"`, `"density"`: sets `guided`, `ndim` and `scoring`; `"auto"`: four kinds together |
     /// | `n_estimators` | 100 | trees, 1 to 1000 |
     /// | `max_samples` | `"auto"` | rows per tree, 2 to 4096 |
     /// | `max_depth` | `"auto"` | 1 to 64 |
     /// | `contamination` | 0.05 | share of the rows above the threshold, above 0 and at most 0.5 |
     /// | `random_state` | 42 | seed |
-    /// | `split` | `"guided"` | or `"random"` |
-    /// | `ndim` | 2 | columns in a split, 1 to 64 |
+    /// | `guided` | 0.5 | share of the splits that are guided, 0 to 1 |
+    /// | `ndim` | 1 | columns in a split, 1 to 64 |
     /// | `ntry` | 10 | directions compared for a guided split, 1 to 64 |
     /// | `scoring` | `"depth"` | or `"density"` |
     /// | `categorical` | `[]` | positions of features that are codes of categories, from 1 |
@@ -138,15 +140,18 @@ impl Options {
                 format!("Options are {}.", KEYS.join(", ")),
             ));
         }
-        let mut options = Options::default();
-        if let Some(value) = map.get("variant") {
-            (options.split, options.dimensions, options.scoring) = match value.as_str() {
-                Some("guided") => (Split::Guided, 2, Scoring::Depth),
-                Some("standard") => (Split::Random, 1, Scoring::Depth),
-                Some("extended") => (Split::Random, MAX_DIMENSIONS, Scoring::Depth),
-                Some("density") => (Split::Random, 1, Scoring::Density),
+        let ensemble = map.get("variant").is_some_and(|v| v == "auto");
+        let mut options = Options { ensemble, ..Options::default() };
+        if let Some(value) = map.get("variant").filter(|_| !ensemble) {
+            (options.guided, options.dimensions, options.scoring) = match value.as_str() {
+                Some("mixed") => (0.5, 1, Scoring::Depth),
+                Some("standard") => (0.0, 1, Scoring::Depth),
+                Some("extended") => (0.0, MAX_DIMENSIONS, Scoring::Depth),
+                Some("sciforest") => (1.0, 2, Scoring::Depth),
+                Some("density") => (0.0, 1, Scoring::Density),
                 _ => {
-                    let must = "Variants are guided, standard, extended and density.";
+                    let must =
+                        "Variants are mixed, standard, extended, sciforest, density and auto.";
                     return Err(invalid("variant", value, must));
                 }
             };
@@ -167,12 +172,11 @@ impl Options {
                 .as_u64()
                 .ok_or_else(|| invalid("random_state", value, "It must be a whole number ≥ 0."))?;
         }
-        if let Some(value) = map.get("split") {
-            options.split = match value.as_str() {
-                Some("guided") => Split::Guided,
-                Some("random") => Split::Random,
-                _ => return Err(invalid("split", value, "It must be guided or random.")),
-            };
+        if let Some(value) = map.get("guided") {
+            options.guided = value
+                .as_f64()
+                .filter(|share| (0.0..=1.0).contains(share))
+                .ok_or_else(|| invalid("guided", value, "It must be a number from 0 to 1."))?;
         }
         if let Some(value) = map.get("scoring") {
             options.scoring = match value.as_str() {
@@ -230,6 +234,12 @@ impl Options {
                 ));
             }
         }
+        if !(0.0..=1.0).contains(&self.guided) {
+            return Err(Error::invalid(
+                format!("option \"guided\" is {}", self.guided),
+                "It must be a number from 0 to 1.",
+            ));
+        }
         if !(self.contamination > 0.0 && self.contamination <= 0.5) {
             return Err(Error::invalid(
                 format!("option \"contamination\" is {}", self.contamination),
@@ -251,9 +261,6 @@ impl Options {
 
     pub(super) fn depth(&self, rows: usize) -> usize {
         let random = rows.next_power_of_two().ilog2().max(1) as usize;
-        self.max_depth.unwrap_or(match self.split {
-            Split::Random => random,
-            Split::Guided => random.max(GUIDED_DEPTH),
-        })
+        self.max_depth.unwrap_or(random.max((8.0 + 8.0 * self.guided) as usize))
     }
 }

@@ -10,7 +10,7 @@ use super::options::{
     MAX_DEPTH, MAX_DIMENSIONS, MAX_KEPT, MAX_ROWS_PER_TREE, MAX_TREES, MAX_TRIES, Options,
 };
 use super::sampler::{MAX_FEATURES, MAX_ROWS};
-use super::tree::{MAX_NODES, Node, Scoring, Split, Term, Tree, mean_depth};
+use super::tree::{MAX_NODES, Node, Scoring, Term, Tree, mean_depth};
 use crate::calibration::SideTail;
 use crate::codec::{self, Reader};
 use crate::{Error, Result};
@@ -219,10 +219,7 @@ impl Options {
         out.push(self.max_depth.unwrap_or(0) as u8);
         out.extend_from_slice(&self.contamination.to_le_bytes());
         out.extend_from_slice(&self.seed.to_le_bytes());
-        out.push(match self.split {
-            Split::Random => 0,
-            Split::Guided => 1,
-        });
+        out.extend_from_slice(&self.guided.to_le_bytes());
         out.push(match self.scoring {
             Scoring::Depth => 0,
             Scoring::Density => 1,
@@ -243,11 +240,7 @@ impl Options {
         let max_depth = usize::from(reader.u8()?);
         let contamination = reader.finite("contamination")?;
         let seed = reader.u64()?;
-        let split = match reader.u8()? {
-            0 => Split::Random,
-            1 => Split::Guided,
-            _ => return Err(reader.corrupted("unknown kind of split")),
-        };
+        let guided = reader.finite("share of guided splits")?;
         let scoring = match reader.u8()? {
             0 => Scoring::Depth,
             1 => Scoring::Density,
@@ -260,6 +253,7 @@ impl Options {
         let sound = (1..=MAX_TREES).contains(&trees)
             && (rows_per_tree == 0 || (2..=MAX_ROWS_PER_TREE).contains(&rows_per_tree))
             && max_depth <= MAX_DEPTH
+            && (0.0..=1.0).contains(&guided)
             && contamination > 0.0
             && contamination <= 0.5
             && (1..=MAX_DIMENSIONS).contains(&dimensions)
@@ -278,12 +272,13 @@ impl Options {
         }
         let none = |v: usize| if v == 0 { None } else { Some(v) };
         Ok(Options {
+            ensemble: false,
             trees,
             rows_per_tree: none(rows_per_tree),
             max_depth: none(max_depth),
             contamination,
             seed,
-            split,
+            guided,
             scoring,
             dimensions,
             tries,

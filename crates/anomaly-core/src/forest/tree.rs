@@ -13,15 +13,6 @@ use crate::progress::Progress;
 /// Nodes of a tree.
 pub(super) const MAX_NODES: usize = 1 << 14;
 
-/// How cuts are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Split {
-    /// Uniformly from the range.
-    Random,
-    /// The best of all cuts of several directions.
-    Guided,
-}
-
 /// What the rows of a leaf are worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scoring {
@@ -33,7 +24,8 @@ pub enum Scoring {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Growth {
-    pub split: Split,
+    /// Share of the splits that are guided; the others are cut anywhere.
+    pub guided: f64,
     pub scoring: Scoring,
     /// Columns in a direction.
     pub dimensions: usize,
@@ -366,7 +358,7 @@ impl<'a> Grower<'a> {
         progress: &mut dyn Progress,
     ) -> Result<Option<Cut>> {
         let wanted = self.growth.dimensions;
-        if self.growth.split == Split::Random {
+        if random.unit() >= self.growth.guided {
             let columns = self.columns(items, wanted, random, progress)?;
             let Some((column, low, high)) = columns.first().copied() else { return Ok(None) };
             if columns.len() == 1 {

@@ -26,6 +26,14 @@ pub fn required<T>(value: Option<T>, name: &str) -> SqlResult<T> {
     })
 }
 
+/// [`required`] for each of these arguments, which keep their names.
+macro_rules! not_null {
+    ($($argument:ident),+ $(,)?) => {
+        $(let $argument = $crate::error::required($argument, stringify!($argument))?;)+
+    };
+}
+pub(crate) use not_null;
+
 /// Maps the core's error to its SQLSTATE. A function, because neither type is ours.
 pub fn from_core(error: Error) -> ErrorReport {
     use PgSqlErrorCode::*;

@@ -17,7 +17,7 @@ use pgrx::{
 use crate::{
     detector::create_detector::{FeedSetting, Settings, check_login, create, interval_micros},
     detector::scan::sample_slot,
-    error::{SqlResult, from_core, invalid, report, required},
+    error::{SqlResult, from_core, invalid, not_null, report},
     monitor::CollectSummary,
     pg::{filesystem, internal_rights, session},
     run, sql, worker,
@@ -62,11 +62,7 @@ fn monitor_system(
     >,
     ErrorReport,
 > {
-    let every = required(every, "every")?;
-    let min_data_points = required(min_data_points, "min_data_points")?;
-    let strategy = required(strategy, "strategy")?;
-    let alerts_per_day = required(alerts_per_day, "alerts_per_day")?;
-    let monitor = required(monitor, "monitor")?;
+    not_null!(every, min_data_points, strategy, alerts_per_day, monitor);
     let owner = session::current_user();
     check_member(owner)?;
     if session::in_recovery() {

@@ -10,7 +10,7 @@ use crate::{
         sampling::{Sampling, Wanted},
         source::{self, Columns, Named, Source},
     },
-    error::{SqlResult, from_core, invalid, report, required},
+    error::{SqlResult, from_core, invalid, not_null, report},
     pg::{internal_rights, session},
     sql, worker,
 };
@@ -94,22 +94,24 @@ fn create_detector(
     aggregate: default!(Option<&str>, "'avg'"),
     on_missing: default!(Option<&str>, "NULL"),
 ) -> SqlResult<String> {
-    let anomaly_type = required(anomaly_type, "anomaly_type")?;
-    let strategy = required(strategy, "strategy")?;
-    let metric_name = required(metric_name, "metric_name")?;
-    let time_zone = required(time_zone, "time_zone")?;
-    let training_window = required(training_window, "training_window")?;
-    let min_data_points = required(min_data_points, "min_data_points")?;
-    let alerts_per_day = required(alerts_per_day, "alerts_per_day")?;
-    let params = required(params, "params")?;
-    let settle = required(settle, "settle")?;
-    let fire_after = required(fire_after, "fire_after")?;
-    let clear_after = required(clear_after, "clear_after")?;
-    let max_entities = required(max_entities, "max_entities")?;
-    let direction = required(direction, "direction")?;
-    let min_effect = required(min_effect, "min_effect")?;
-    let min_relative_effect = required(min_relative_effect, "min_relative_effect")?;
-    let aggregate = required(aggregate, "aggregate")?;
+    not_null!(
+        anomaly_type,
+        strategy,
+        metric_name,
+        time_zone,
+        training_window,
+        min_data_points,
+        alerts_per_day,
+        params,
+        settle,
+        fire_after,
+        clear_after,
+        max_entities,
+        direction,
+        min_effect,
+        min_relative_effect,
+        aggregate,
+    );
     let feed = match source {
         Some(text) => FeedSetting::Source { text, columns: Named { value, at, entity, trials } },
         None if trials.is_some() || bucket.is_some() => {

@@ -18,7 +18,7 @@ use crate::{
         source::{Columns, Named, Source},
         train,
     },
-    error::{SqlResult, required},
+    error::{SqlResult, not_null},
     pg::session,
     sql,
 };
@@ -70,22 +70,24 @@ fn watch(
     >,
     ErrorReport,
 > {
-    let source = required(source, "source")?;
-    let strategy = required(strategy, "strategy")?;
-    let alerts_per_day = required(alerts_per_day, "alerts_per_day")?;
-    let anomaly_type = required(anomaly_type, "anomaly_type")?;
-    let time_zone = required(time_zone, "time_zone")?;
-    let training_window = required(training_window, "training_window")?;
-    let min_data_points = required(min_data_points, "min_data_points")?;
-    let params = required(params, "params")?;
-    let settle = required(settle, "settle")?;
-    let fire_after = required(fire_after, "fire_after")?;
-    let clear_after = required(clear_after, "clear_after")?;
-    let max_entities = required(max_entities, "max_entities")?;
-    let direction = required(direction, "direction")?;
-    let min_effect = required(min_effect, "min_effect")?;
-    let min_relative_effect = required(min_relative_effect, "min_relative_effect")?;
-    let aggregate = required(aggregate, "aggregate")?;
+    not_null!(
+        source,
+        strategy,
+        alerts_per_day,
+        anomaly_type,
+        time_zone,
+        training_window,
+        min_data_points,
+        params,
+        settle,
+        fire_after,
+        clear_after,
+        max_entities,
+        direction,
+        min_effect,
+        min_relative_effect,
+        aggregate,
+    );
     let sampling =
         Sampling::check(&Wanted { kind, trials, bucket, aggregate, on_missing, time_zone })?;
     let resolved = Source::resolve(source)?;

@@ -25,61 +25,29 @@ CREATE TABLE host_cpu (at timestamptz NOT NULL, host text NOT NULL, cpu double p
 CREATE INDEX ON host_cpu (at);
 
 -- @case scan_mad rows=1_000_000 owed="rows_per_s >= 400000"
-SELECT anomaly.drop_detector(detector) FROM anomaly.detectors;
-TRUNCATE host_cpu;
-INSERT INTO host_cpu SELECT at, host, cpu FROM history ORDER BY at;
-SELECT status FROM anomaly.watch('host_cpu', value => 'cpu', at => 'at', entity => 'host',
-    strategy => 'statistical_mad', every => '1 hour', settle => '0 seconds');
-SELECT clock_timestamp() AS trained_at \gset
-INSERT INTO host_cpu SELECT :'trained_at'::timestamptz + i * interval '1 microsecond', host, cpu FROM arriving ORDER BY i;
-SELECT pg_sleep(greatest(0, 1.1 - extract(epoch FROM clock_timestamp() - :'trained_at'::timestamptz)));
-VACUUM (ANALYZE) host_cpu;
-CHECKPOINT;
+\set strategy statistical_mad
+\i bench/scan/prepare.sql
 -- @timed
 SELECT '@fact points_scored ' || points_scored || E'\n@fact alerts_opened ' || alerts_opened
 FROM anomaly.scan((SELECT detector FROM anomaly.detectors));
 
 -- @case scan_zscore rows=1_000_000 owed="rows_per_s >= 400000"
-SELECT anomaly.drop_detector(detector) FROM anomaly.detectors;
-TRUNCATE host_cpu;
-INSERT INTO host_cpu SELECT at, host, cpu FROM history ORDER BY at;
-SELECT status FROM anomaly.watch('host_cpu', value => 'cpu', at => 'at', entity => 'host',
-    strategy => 'statistical_zscore', every => '1 hour', settle => '0 seconds');
-SELECT clock_timestamp() AS trained_at \gset
-INSERT INTO host_cpu SELECT :'trained_at'::timestamptz + i * interval '1 microsecond', host, cpu FROM arriving ORDER BY i;
-SELECT pg_sleep(greatest(0, 1.1 - extract(epoch FROM clock_timestamp() - :'trained_at'::timestamptz)));
-VACUUM (ANALYZE) host_cpu;
-CHECKPOINT;
+\set strategy statistical_zscore
+\i bench/scan/prepare.sql
 -- @timed
 SELECT '@fact points_scored ' || points_scored || E'\n@fact alerts_opened ' || alerts_opened
 FROM anomaly.scan((SELECT detector FROM anomaly.detectors));
 
 -- @case scan_iqr rows=1_000_000 owed="rows_per_s >= 400000"
-SELECT anomaly.drop_detector(detector) FROM anomaly.detectors;
-TRUNCATE host_cpu;
-INSERT INTO host_cpu SELECT at, host, cpu FROM history ORDER BY at;
-SELECT status FROM anomaly.watch('host_cpu', value => 'cpu', at => 'at', entity => 'host',
-    strategy => 'statistical_iqr', every => '1 hour', settle => '0 seconds');
-SELECT clock_timestamp() AS trained_at \gset
-INSERT INTO host_cpu SELECT :'trained_at'::timestamptz + i * interval '1 microsecond', host, cpu FROM arriving ORDER BY i;
-SELECT pg_sleep(greatest(0, 1.1 - extract(epoch FROM clock_timestamp() - :'trained_at'::timestamptz)));
-VACUUM (ANALYZE) host_cpu;
-CHECKPOINT;
+\set strategy statistical_iqr
+\i bench/scan/prepare.sql
 -- @timed
 SELECT '@fact points_scored ' || points_scored || E'\n@fact alerts_opened ' || alerts_opened
 FROM anomaly.scan((SELECT detector FROM anomaly.detectors));
 
 -- @case scan_seasonal rows=1_000_000 owed="rows_per_s >= 200000"
-SELECT anomaly.drop_detector(detector) FROM anomaly.detectors;
-TRUNCATE host_cpu;
-INSERT INTO host_cpu SELECT at, host, cpu FROM history ORDER BY at;
-SELECT status FROM anomaly.watch('host_cpu', value => 'cpu', at => 'at', entity => 'host',
-    strategy => 'statistical_seasonal', every => '1 hour', settle => '0 seconds');
-SELECT clock_timestamp() AS trained_at \gset
-INSERT INTO host_cpu SELECT :'trained_at'::timestamptz + i * interval '1 microsecond', host, cpu FROM arriving ORDER BY i;
-SELECT pg_sleep(greatest(0, 1.1 - extract(epoch FROM clock_timestamp() - :'trained_at'::timestamptz)));
-VACUUM (ANALYZE) host_cpu;
-CHECKPOINT;
+\set strategy statistical_seasonal
+\i bench/scan/prepare.sql
 -- @timed
 SELECT '@fact points_scored ' || points_scored || E'\n@fact alerts_opened ' || alerts_opened
 FROM anomaly.scan((SELECT detector FROM anomaly.detectors));

@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 
 use anomaly_core::{
-    host,
+    Calendar, host,
+    strategy::{Context, Kind},
     system_metrics::{Database, Metric, MetricInfo, Readings, Source, measure},
 };
 use pgrx::{
@@ -97,7 +98,10 @@ fn monitor_system(
             "the default is 1",
         ));
     }
-    let strategy = anomaly_core::strategy::resolve_name(strategy).map_err(from_core)?;
+    let context = Context { calendar: Calendar::default(), kind: Kind::Value };
+    let strategy = anomaly_core::strategy::strategy(strategy, &serde_json::Value::Null, &context)
+        .map_err(from_core)?;
+    let (strategy, tells_once) = (strategy.name(), strategy.tells_once());
     check_login(owner)?;
 
     register(monitor, owner, every)?;
@@ -124,8 +128,9 @@ fn monitor_system(
             rows.push((name, value, unit, None, "collected".to_owned(), Some(show)));
             continue;
         }
-        let (detector, status) =
-            watch(&Watch { monitor, strategy, every, min_data_points, alerts_per_day }, &info)?;
+        let common =
+            Watch { monitor, strategy, tells_once, every, min_data_points, alerts_per_day };
+        let (detector, status) = watch(&common, &info)?;
         let next = if worker::is_preloaded() {
             format!("SELECT * FROM anomaly.alerts WHERE detector = {};", quote_literal(&detector))
         } else {
@@ -212,6 +217,8 @@ fn remove_other_strategies(monitor: &str, strategy: &str) -> SqlResult<()> {
 struct Watch<'a> {
     monitor: &'a str,
     strategy: &'a str,
+    /// Whether the strategy tells an event by a single anomalous point.
+    tells_once: bool,
     every: Interval,
     min_data_points: i32,
     alerts_per_day: f64,
@@ -227,8 +234,11 @@ fn watch(common: &Watch, info: &MetricInfo) -> SqlResult<(String, String)> {
     } else {
         common.min_data_points
     };
-    let fire_after =
-        if info.is_event { 1 } else { points_in(FIRE_AFTER_MICROS).max(FIRE_AFTER as i32) };
+    let fire_after = if info.is_event || common.tells_once {
+        1
+    } else {
+        points_in(FIRE_AFTER_MICROS).max(FIRE_AFTER as i32)
+    };
 
     let existing = internal_rights::with(|| {
         sql::execute_returning(
@@ -666,6 +676,21 @@ mod tests {
         assert_eq!(
             text("SELECT string_agg(DISTINCT strategy, ',') FROM anomaly.detectors"),
             "statistical_zscore"
+        );
+    }
+
+    #[pg_test]
+    fn of_what_is_told_once_no_second_point_is_waited_for() {
+        Spi::run("SELECT anomaly.monitor_system(strategy => 'cusum')").unwrap();
+        assert_eq!(
+            text(
+                "SELECT DISTINCT strategy || ' ' || fire_after || '/' || clear_after FROM anomaly.detectors"
+            ),
+            "statistical_cusum 1/3"
+        );
+        assert_eq!(
+            raised("SELECT anomaly.monitor_system(strategy => 'threshold')").sqlstate,
+            "22023"
         );
     }
 

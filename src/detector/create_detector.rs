@@ -1,8 +1,6 @@
 //! `anomaly.create_detector`: registers a detector and says nothing about training it.
 
-use anomaly_core::{
-    calendar::Calendar, schedule::CronSchedule, strategy::Context, verdict::Direction,
-};
+use anomaly_core::{Detector, DetectorConfig, schedule::CronSchedule, verdict::Direction};
 use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, prelude::*};
 
 use crate::{
@@ -170,13 +168,10 @@ pub fn create(settings: Settings) -> SqlResult<String> {
         .set_hint("create it on the primary; it runs there, and here after a promotion"));
     }
     let strategy = anomaly_core::strategy::resolve_name(settings.strategy).map_err(from_core)?;
-    // Building it proves that the strategy is available and knows every key of params.
-    let calendar = Calendar::new(settings.time_zone).map_err(from_core)?;
     let sampling = settings.sampling()?;
-    let context = Context { calendar, kind: sampling.kind };
-    anomaly_core::strategy::strategy(strategy, &settings.params, &context).map_err(from_core)?;
-    anomaly_core::strategy::anomaly_type_info(settings.anomaly_type).map_err(from_core)?;
     check_ranges(&settings)?;
+    settings.check_detection(&sampling)?;
+    anomaly_core::strategy::anomaly_type_info(settings.anomaly_type).map_err(from_core)?;
     let first_due = first_due(&settings)?;
     // PostgreSQL's own error (22023) names an unknown zone.
     sql::row("SELECT pg_catalog.now() AT TIME ZONE $1", &[settings.time_zone.into()], |_| Ok(()))?;
@@ -348,8 +343,32 @@ impl Settings<'_> {
             time_zone: self.time_zone,
         })
     }
+
+    /// Refuses what the detection would refuse later, when somebody waits for its alerts.
+    fn check_detection(&self, sampling: &Sampling) -> SqlResult<()> {
+        Detector::new(DetectorConfig {
+            strategy: self.strategy.to_owned(),
+            params: self.params.clone(),
+            threshold: self.threshold,
+            alerts_per_day: self.alerts_per_day,
+            points_per_day: None,
+            min_data_points: self.min_data_points as u64,
+            fire_after: self.fire_after as u32,
+            clear_after: self.clear_after as u32,
+            metric_name: self.metric_name.to_owned(),
+            anomaly_type: self.anomaly_type.to_owned(),
+            time_zone: self.time_zone.to_owned(),
+            kind: sampling.kind,
+            direction: Direction::side(self.direction).map_err(from_core)?,
+            min_effect: self.min_effect,
+            min_relative_effect: self.min_relative_effect,
+        })
+        .map_err(from_core)?;
+        Ok(())
+    }
 }
 
+/// What is checked nowhere else; whole numbers are those that [`DetectorConfig`] takes afterwards.
 fn check_ranges(settings: &Settings) -> SqlResult<()> {
     let at_least = |name: &str, value: i32, least: i32| {
         if value < least {
@@ -364,29 +383,6 @@ fn check_ranges(settings: &Settings) -> SqlResult<()> {
     at_least("fire_after", settings.fire_after, 1)?;
     at_least("clear_after", settings.clear_after, 1)?;
     at_least("max_entities", settings.max_entities, 1)?;
-    let positive = |name: &str, value: f64, hint: &str| {
-        if value > 0.0 && value.is_finite() {
-            return Ok(());
-        }
-        Err(invalid(format!("{name} must be a positive number, not {value}"), hint.to_owned()))
-    };
-    if let Some(threshold) = settings.threshold {
-        positive("threshold", threshold, "2 to 4 is usual; NULL alerts by rate (alerts_per_day)")?;
-    }
-    positive("alerts_per_day", settings.alerts_per_day, "the default is 1")?;
-    Direction::side(settings.direction).map_err(from_core)?;
-    let not_negative = |name: &str, value: f64, hint: &str| {
-        if value >= 0.0 && value.is_finite() {
-            return Ok(());
-        }
-        Err(invalid(format!("{name} must be a number from 0 on, not {value}"), hint.to_owned()))
-    };
-    not_negative("min_effect", settings.min_effect, "in the unit of the value; 0 for any effect")?;
-    not_negative(
-        "min_relative_effect",
-        settings.min_relative_effect,
-        "as a share of the expected value: 0.1 is ten percent; 0 for any effect",
-    )?;
     if let Some(every) = &settings.every {
         if interval_micros(every) < 1_000_000 {
             return Err(invalid(
@@ -405,12 +401,6 @@ fn check_ranges(settings: &Settings) -> SqlResult<()> {
         return Err(invalid(
             "training_window must be positive",
             "for example training_window => '30 days'",
-        ));
-    }
-    if settings.metric_name.is_empty() {
-        return Err(invalid(
-            "metric_name is empty",
-            "name what is measured, for example cpu_usage",
         ));
     }
     Ok(())

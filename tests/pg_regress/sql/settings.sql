@@ -53,5 +53,32 @@ SELECT anomaly.watch('request', value => 'error_rate', trials => 'note', name =>
 SELECT anomaly.create_detector('system_cpu', 'zscore', 'cpu', trials => 'requests', name => 'x');
 \echo :LAST_ERROR_SQLSTATE
 
+-- What a strategy cannot do is refused when the detector is made, not when it is first run.
+SELECT anomaly.create_detector('data_outlier', 'cusum', 'v', source => 'side', fire_after => 2, name => 'x');
+\echo :LAST_ERROR_SQLSTATE
+SELECT anomaly.create_detector('data_outlier', 'level_shift', 'v', source => 'side', fire_after => 2, name => 'x');
+\echo :LAST_ERROR_SQLSTATE
+SELECT anomaly.create_detector('data_outlier', 'volatility_shift', 'v', fire_after => 3, name => 'x');
+\echo :LAST_ERROR_SQLSTATE
+SELECT anomaly.watch('side', strategy => 'changepoint', fire_after => 2, name => 'x');
+\echo :LAST_ERROR_SQLSTATE
+SELECT anomaly.create_detector('data_outlier', 'flat_line', 'v', source => 'side', direction => 'above', name => 'x');
+\echo :LAST_ERROR_SQLSTATE
+SELECT anomaly.create_detector('data_outlier', 'flat_line', 'v', source => 'side', min_effect => 1, name => 'x');
+\echo :LAST_ERROR_SQLSTATE
+SELECT anomaly.watch('side', strategy => 'flat_line', min_relative_effect => 0.1, name => 'x');
+\echo :LAST_ERROR_SQLSTATE
+SELECT anomaly.create_detector('data_outlier', 'threshold', 'v', source => 'side', params => '{"min": 0}', threshold => 3, name => 'x');
+\echo :LAST_ERROR_SQLSTATE
+SELECT anomaly.watch('side', strategy => 'esd', threshold => 3, name => 'x');
+\echo :LAST_ERROR_SQLSTATE
+SELECT anomaly.watch('side', strategy => 'esd', kind => 'count', name => 'x');
+\echo :LAST_ERROR_SQLSTATE
+SELECT anomaly.create_detector('data_outlier', 'mad', '', name => 'x');
+\echo :LAST_ERROR_SQLSTATE
+SELECT anomaly.create_detector('data_outlier', 'mad', 'v', fire_after => 0, name => 'x');
+\echo :LAST_ERROR_SQLSTATE
+SELECT count(*) FROM anomaly.detectors WHERE detector = 'x';
+
 SELECT count(anomaly.drop_detector(detector)) FROM anomaly.detectors;
 DROP TABLE request, side;

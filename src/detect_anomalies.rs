@@ -1,7 +1,7 @@
 //! `detect_anomalies`: judges every point of a table or query, each by the points before it.
 
 use anomaly_core::{
-    Detector, DetectorConfig, Direction, EntityState,
+    Detector, DetectorConfig, Direction, EntityState, Status, Verdict,
     gaps::{Arrival, OnMissing},
 };
 use pgrx::{JsonB, datum::Interval, pg_sys, prelude::*};
@@ -23,7 +23,8 @@ const DEFAULT_MIN_DATA_POINTS: i32 = 30;
 
 /// Replays the source causally through the path of the managed scan, entity by entity in the order
 /// of time, and returns the verdict of each point. Until an entity has `min_data_points` points its
-/// status is `warming` and nothing is anomalous.
+/// status is `warming` and nothing is anomalous. With `only_anomalies` it returns anomalies, and the
+/// last row of each entity of which no point could be judged.
 ///
 /// # Errors
 /// 42P01, 42703, 42804, 42501 for the source; 22023 for settings.
@@ -36,7 +37,8 @@ CREATE FUNCTION detect_anomalies(
     time_zone text DEFAULT 'UTC', params jsonb DEFAULT '{}', kind text DEFAULT NULL,
     trials text DEFAULT NULL, direction text DEFAULT 'both', min_effect double precision DEFAULT 0,
     min_relative_effect double precision DEFAULT 0, bucket interval DEFAULT NULL,
-    aggregate text DEFAULT 'avg', on_missing text DEFAULT NULL)
+    aggregate text DEFAULT 'avg', on_missing text DEFAULT NULL,
+    only_anomalies boolean DEFAULT false)
 RETURNS TABLE (
     at timestamptz, entity text, value double precision, expected double precision,
     lower double precision, upper double precision, score double precision,
@@ -44,7 +46,7 @@ RETURNS TABLE (
     status text, reasons text[])
 VOLATILE PARALLEL UNSAFE LANGUAGE c AS '@MODULE_PATHNAME@', 'detect_anomalies_wrapper';
 COMMENT ON FUNCTION detect_anomalies IS
-'judges every point of a table or query by the points before it: one row with expected range and deviation for each';
+'judges every point of a table or query by the points before it: one row with expected range and deviation for each, or for anomalies only';
 "#)]
 fn detect_anomalies(
     source: Option<&str>,
@@ -65,6 +67,7 @@ fn detect_anomalies(
     bucket: Option<Interval>,
     aggregate: Option<&str>,
     on_missing: Option<&str>,
+    only_anomalies: Option<bool>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> SqlResult<()> {
     let result = ResultSet::begin(fcinfo)?;
@@ -119,8 +122,13 @@ fn detect_anomalies(
         None => i64::MAX,
     };
     let state = detector.new_state();
-    let mut replay =
-        Replay { output: Output { detector, result }, sampling, state, name: String::new(), until };
+    let output = Output {
+        detector,
+        result,
+        only_anomalies: only_anomalies.unwrap_or(false),
+        unjudged: Unjudged::default(),
+    };
+    let mut replay = Replay { output, sampling, state, name: String::new(), until };
     let mut rows = 0u64;
     stream::for_each_row(
         &format!(
@@ -177,17 +185,38 @@ impl Replay {
         let (output, name) = (&mut self.output, self.name.as_str());
         self.sampling.pass(&mut self.state, self.until, &mut |state, arrival| {
             output.verdict(name, state, &arrival)
-        })
+        })?;
+        output.end_of_entity(name)
     }
 }
 
 struct Output {
     detector: Detector,
     result: ResultSet,
+    /// Whether normal points of series that can be judged are left out.
+    only_anomalies: bool,
+    unjudged: Unjudged,
+}
+
+/// What there is to say of an entity if none of its points can be judged.
+#[derive(Default)]
+struct Unjudged {
+    /// Whether one could.
+    is_judged: bool,
+    last: Option<Answer>,
+}
+
+/// A row of the result.
+struct Answer {
+    at: i64,
+    value: Option<f64>,
+    /// `None` for what has a time but no value.
+    verdict: Option<Verdict>,
+    is_filled: bool,
 }
 
 impl Output {
-    /// Judges a point and answers one row for it.
+    /// Judges a point and answers it.
     fn verdict(
         &mut self,
         entity: &str,
@@ -195,22 +224,67 @@ impl Output {
         arrival: &Arrival,
     ) -> SqlResult<()> {
         let verdict = self.detector.process_arrival(state, None, arrival).verdict;
-        let finite = |v: f64| (!v.is_nan()).then_some(v);
-        let mut reasons = Vec::new();
-        if let Arrival::Filled(_) = arrival {
-            reasons.push("no value in this bucket: this one stands in for it".to_owned());
-        }
-        if verdict.is_anomaly {
-            reasons.push(self.detector.description(&verdict));
-        }
         let value = match arrival {
             Arrival::Missing { .. } => None,
             _ => Some(verdict.value),
         };
+        let is_filled = matches!(arrival, Arrival::Filled(_));
+        self.answer(entity, Answer { at: verdict.at, value, verdict: Some(verdict), is_filled })
+    }
+
+    /// A row for what has a time but no value.
+    fn without_value(&mut self, entity: &str, at: i64) -> SqlResult<()> {
+        self.answer(entity, Answer { at, value: None, verdict: None, is_filled: false })
+    }
+
+    /// Writes the row, or keeps it as long as it may be the only one of its entity.
+    fn answer(&mut self, entity: &str, answer: Answer) -> SqlResult<()> {
+        if !self.only_anomalies {
+            return self.write(entity, &answer);
+        }
+        let verdict = answer.verdict.as_ref();
+        let is_anomaly = verdict.is_some_and(|v| v.is_anomaly);
+        if is_anomaly || verdict.is_some_and(|v| v.status == Status::Ok) {
+            self.unjudged = Unjudged { is_judged: true, last: None };
+        } else if !self.unjudged.is_judged {
+            self.unjudged.last = Some(answer);
+            return Ok(());
+        }
+        if is_anomaly { self.write(entity, &answer) } else { Ok(()) }
+    }
+
+    fn end_of_entity(&mut self, entity: &str) -> SqlResult<()> {
+        match std::mem::take(&mut self.unjudged).last {
+            Some(answer) => self.write(entity, &answer),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&mut self, entity: &str, answer: &Answer) -> SqlResult<()> {
         self.result
-            .column(Some(sql::timestamptz(verdict.at)?))
+            .column(Some(sql::timestamptz(answer.at)?))
             .column(Some(entity).filter(|name| !name.is_empty()))
-            .column(value)
+            .column(answer.value);
+        let Some(verdict) = &answer.verdict else {
+            for _ in 0..6 {
+                self.result.column::<f64>(None);
+            }
+            self.result
+                .column::<&str>(None)
+                .column(Some(false))
+                .column(Some("missing"))
+                .column(Some(Vec::<String>::new()));
+            return self.result.end_row();
+        };
+        let finite = |v: f64| (!v.is_nan()).then_some(v);
+        let mut reasons = Vec::new();
+        if answer.is_filled {
+            reasons.push("no value in this bucket: this one stands in for it".to_owned());
+        }
+        if verdict.is_anomaly {
+            reasons.push(self.detector.description(verdict));
+        }
+        self.result
             .column(finite(verdict.expected))
             .column(finite(verdict.lower))
             .column(finite(verdict.upper))
@@ -221,22 +295,6 @@ impl Output {
             .column(Some(verdict.is_anomaly))
             .column(Some(verdict.status.to_string()))
             .column(Some(reasons));
-        self.result.end_row()
-    }
-
-    /// A row for what has a time but no value.
-    fn without_value(&mut self, entity: &str, at: i64) -> SqlResult<()> {
-        self.result
-            .column(Some(sql::timestamptz(at)?))
-            .column(Some(entity).filter(|name| !name.is_empty()));
-        for _ in 0..7 {
-            self.result.column::<f64>(None);
-        }
-        self.result
-            .column::<&str>(None)
-            .column(Some(false))
-            .column(Some("missing"))
-            .column(Some(Vec::<String>::new()));
         self.result.end_row()
     }
 }

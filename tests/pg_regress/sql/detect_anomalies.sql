@@ -43,6 +43,21 @@ SELECT entity, count(*), string_agg(DISTINCT status, ', ' ORDER BY status) FILTE
   FROM detect_anomalies('SELECT at, e, v FROM mixed') GROUP BY entity ORDER BY entity;
 SELECT bool_and(a.verdict = b.verdict) AS alone_as_among_others FROM (SELECT at, (value, expected, deviation, status)::text AS verdict FROM detect_anomalies('SELECT at, e, v FROM mixed', threshold => 3) WHERE entity = 'good') a
   JOIN (SELECT at, (value, expected, deviation, status)::text AS verdict FROM detect_anomalies('SELECT at, v FROM mixed WHERE e = ''good''', threshold => 3)) b USING (at);
+-- Only the anomalies, and the last row of each series that could not be judged at all: no other row, and none that differs.
+SELECT entity, count(*), count(*) FILTER (WHERE is_anomaly) AS anomalies, max(status) FILTER (WHERE NOT is_anomaly) AS why, max(at) FILTER (WHERE NOT is_anomaly) AS at
+  FROM detect_anomalies('SELECT at, e, v FROM mixed', only_anomalies => true) GROUP BY entity ORDER BY entity;
+CREATE TEMP TABLE each_row AS SELECT brief, rule, d.at, entity, value, deviation, is_anomaly, status, reasons, CASE WHEN is_anomaly THEN (expected, lower, upper)::text END AS range, bool_or(status = 'ok' OR is_anomaly) OVER (PARTITION BY brief, rule, entity) AS judged
+  FROM unnest('{f,t}'::boolean[]) brief, unnest('{ignore,zero,anomaly}'::text[]) rule,
+       detect_anomalies('SELECT at, e, v FROM mixed UNION ALL SELECT ''2024-01-01 01:10'', ''good'', 99', bucket => '1 minute', on_missing => rule, only_anomalies => brief) d;
+SELECT rule, count(*) FILTER (WHERE is_anomaly) AS anomalies, count(*) FILTER (WHERE NOT judged) AS not_judged, count(*) AS rows FROM each_row WHERE brief GROUP BY rule ORDER BY rule;
+CREATE TEMP VIEW wanted AS SELECT rule, at, entity, value, deviation, is_anomaly, status, reasons, range FROM each_row WHERE NOT brief AND is_anomaly UNION ALL
+  (SELECT DISTINCT ON (rule, entity) rule, at, entity, value, deviation, is_anomaly, status, reasons, range FROM each_row WHERE NOT brief AND NOT judged ORDER BY rule, entity, at DESC);
+SELECT count(*) AS lost FROM (TABLE wanted EXCEPT ALL SELECT rule, at, entity, value, deviation, is_anomaly, status, reasons, range FROM each_row WHERE brief) q;
+SELECT count(*) AS not_wanted FROM (SELECT rule, at, entity, value, deviation, is_anomaly, status, reasons, range FROM each_row WHERE brief EXCEPT ALL TABLE wanted) q;
+SELECT count(*) FROM detect_anomalies('metric', value => 'cpu', only_anomalies => NULL);
+SELECT count(*) FROM detect_anomalies('SELECT at, cpu FROM metric WHERE false', only_anomalies => true);
+DROP VIEW wanted;
+DROP TABLE each_row;
 -- Rows in any order, several at one time, without time, without entity, at no finite time
 SELECT count(*), count(DISTINCT d::text) AS different FROM (SELECT md5(string_agg((at, value, deviation)::text, ',' ORDER BY at, value)) AS d FROM unnest('{at,"at DESC","random()"}'::text[]) o, detect_anomalies(format('SELECT at, v FROM mixed WHERE e IN (''good'', ''constant'') ORDER BY %s', o)) GROUP BY o) q;
 SELECT at, entity, value FROM detect_anomalies($$VALUES (timestamptz '2024-01-01', NULL, 1.0), (NULL, 'a', 2), ('infinity', 'a', 3), ('-infinity', 'a', 4), ('2024-01-02', '', 5), ('2024-01-01', 'a', 6)$$);

@@ -77,14 +77,18 @@ impl Aggregate {
     /// The call over `p.value` of rows `p`, whose times are `p.at`.
     fn call(self, has_value: bool) -> String {
         match self {
-            Aggregate::Avg => "pg_catalog.avg(p.value)".to_owned(),
-            Aggregate::Sum => "pg_catalog.sum(p.value)".to_owned(),
+            Aggregate::Avg => scaled("pg_catalog.avg", "pg_catalog.count(p.value)"),
+            Aggregate::Sum => scaled("pg_catalog.sum", "1"),
             Aggregate::Count if !has_value => "pg_catalog.count(*)".to_owned(),
             Aggregate::Count => "pg_catalog.count(p.value)".to_owned(),
             Aggregate::CountDistinct => "pg_catalog.count(DISTINCT p.value)".to_owned(),
             Aggregate::Min => "pg_catalog.min(p.value)".to_owned(),
             Aggregate::Max => "pg_catalog.max(p.value)".to_owned(),
-            Aggregate::Stddev => "pg_catalog.stddev_samp(p.value)".to_owned(),
+            // Of large values, the squares are beyond all numbers: no finite answer.
+            Aggregate::Stddev => format!(
+                "CASE WHEN pg_catalog.bool_or({IS_LARGE}) THEN 'NaN' \
+                 ELSE pg_catalog.stddev_samp(p.value) FILTER (WHERE NOT ({IS_LARGE})) END"
+            ),
             Aggregate::Quantile(q) => {
                 format!("pg_catalog.percentile_cont({q:?}) WITHIN GROUP (ORDER BY p.value)")
             }
@@ -92,6 +96,38 @@ impl Aggregate {
             Aggregate::Last => latest("p.at DESC, p.value DESC"),
         }
     }
+}
+
+/// Core's sums raise an error where they exceed the largest number, and its averages where a square
+/// does: for values of this size (and for NaN and infinities) they are not used.
+const IS_LARGE: &str = "pg_catalog.abs(p.value) OPERATOR(pg_catalog.>=) '1e140'::pg_catalog.float8";
+/// What large values are divided by meanwhile: a power of two, so that no digit is lost.
+const SCALE: f64 = f64::from_bits((1023 + 664) << 52);
+
+/// The sum of the values over `divisor`, infinite where it exceeds the largest number. `aggregate` is
+/// what core has for values that are not large.
+fn scaled(aggregate: &str, divisor: &str) -> String {
+    let scale = format!("'{SCALE:e}'::pg_catalog.float8");
+    let max = format!("'{:e}'::pg_catalog.float8", f64::MAX / SCALE);
+    let small = format!("FILTER (WHERE NOT ({IS_LARGE}))");
+    let large =
+        format!("pg_catalog.sum(p.value OPERATOR(pg_catalog./) {scale}) FILTER (WHERE {IS_LARGE})");
+    // A sum that is too small to be divided does not matter beside large values.
+    let rest = format!("pg_catalog.sum(p.value) {small}");
+    let rest = format!(
+        "CASE WHEN pg_catalog.abs({rest}) OPERATOR(pg_catalog.>=) 1 \
+         THEN {rest} OPERATOR(pg_catalog./) {scale} ELSE 0 END"
+    );
+    let total = format!(
+        "(({large} OPERATOR(pg_catalog.+) {rest}) \
+         OPERATOR(pg_catalog./) ({divisor})::pg_catalog.float8)"
+    );
+    format!(
+        "CASE WHEN {large} IS NULL THEN {aggregate}(p.value) {small} \
+         WHEN pg_catalog.abs({total}) OPERATOR(pg_catalog.<=) {max} \
+         THEN {total} OPERATOR(pg_catalog.*) {scale} \
+         ELSE {total} OPERATOR(pg_catalog.*) 'Infinity'::pg_catalog.float8 END"
+    )
 }
 
 fn latest(order: &str) -> String {
@@ -257,11 +293,27 @@ impl Sampling {
         };
         let (value, trials) = if self.kind == Kind::Ratio {
             // The ratio of the whole bucket: each row counts as much as its trials.
-            let known = "FILTER (WHERE p.value IS NOT NULL AND p.trials OPERATOR(pg_catalog.>) 0)";
-            let trials = format!("pg_catalog.sum(p.trials) {known}");
+            let known = "p.value IS NOT NULL AND p.trials OPERATOR(pg_catalog.>) 0";
+            // No product or quotient of these exceeds the largest number or gets too small for any,
+            // which the server's operators refuse.
+            let usual = "pg_catalog.abs(p.value) OPERATOR(pg_catalog.<) '1e100'::pg_catalog.float8 \
+                 AND p.trials OPERATOR(pg_catalog.>) '1e-50'::pg_catalog.float8 \
+                 AND p.trials OPERATOR(pg_catalog.<) '1e50'::pg_catalog.float8";
+            // 0 where all are; else the value: NaN, or an infinity on the side of the large values.
+            let unusual = format!(
+                "pg_catalog.sum(CASE WHEN {usual} THEN 0 \
+                     WHEN p.value OPERATOR(pg_catalog.=) 'NaN'::pg_catalog.float8 \
+                          OR pg_catalog.abs(p.value) OPERATOR(pg_catalog.<) '1e100'::pg_catalog.float8 THEN 'NaN' \
+                     ELSE pg_catalog.sign(p.value) OPERATOR(pg_catalog.*) 'Infinity'::pg_catalog.float8 END) \
+                 FILTER (WHERE {known})"
+            );
+            let trials = format!("pg_catalog.sum(p.trials) FILTER (WHERE {usual})");
             let value = format!(
-                "pg_catalog.sum(p.value OPERATOR(pg_catalog.*) p.trials) {known} \
-                 OPERATOR(pg_catalog./) {trials}"
+                "CASE WHEN {unusual} OPERATOR(pg_catalog.<>) 0 THEN {unusual} \
+                 ELSE pg_catalog.sum(CASE WHEN pg_catalog.abs(p.value) OPERATOR(pg_catalog.>) \
+                         '1e-100'::pg_catalog.float8 \
+                     THEN p.value OPERATOR(pg_catalog.*) p.trials ELSE 0 END) FILTER (WHERE {usual}) \
+                 OPERATOR(pg_catalog./) {trials} END"
             );
             (value, trials)
         } else {

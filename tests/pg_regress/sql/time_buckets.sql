@@ -88,9 +88,23 @@ SELECT anomaly.watch('visit', value => 'ms', trials => 'ms', bucket => '1 hour',
 \echo :LAST_ERROR_SQLSTATE
 SELECT anomaly.create_detector('system_cpu', 'zscore', 'cpu', bucket => '1 hour', name => 'x');
 \echo :LAST_ERROR_SQLSTATE
--- Sums beyond the largest number
-SELECT count(*) FROM detect_anomalies('SELECT timestamptz ''2024-01-01'' AS at, 1e308 AS v FROM generate_series(1, 9)', bucket => '1 hour', aggregate => 'sum');
-\echo :LAST_ERROR_SQLSTATE
+-- Beyond the largest number: a value that says so for that bucket, and nothing is lost of the others. An average is no larger than its values.
+CREATE TABLE extreme (at timestamptz, e text, v float8, n float8);
+INSERT INTO extreme SELECT timestamptz '2024-01-01' + i * interval '10 seconds', e,
+       CASE WHEN i BETWEEN 30 AND 35 OR e IN ('denormal', 'tiny weights') THEN CASE e WHEN 'ordinary' THEN i WHEN 'max' THEN 1.7976931348623157e308 WHEN 'min' THEN -1.7976931348623157e308 WHEN 'both' THEN 1e308 * (1 - 2 * (i % 2)) WHEN 'one' THEN CASE i WHEN 32 THEN 1.5e308 ELSE i END WHEN 'middle' THEN 1e160 * (i - 32)
+            WHEN 'infinite' THEN CASE i WHEN 31 THEN 'Infinity'::float8 ELSE 1 END WHEN 'nan' THEN CASE i WHEN 33 THEN 'NaN'::float8 ELSE 1e308 END WHEN 'denormal' THEN 5e-324 * (i % 2) WHEN 'tiny weights' THEN 1e-300 END ELSE i END,
+       CASE e WHEN 'tiny weights' THEN 1e-49 WHEN 'denormal' THEN CASE i WHEN 33 THEN 5e-324 ELSE 1 END ELSE 10 END
+  FROM generate_series(0, 239) i, unnest('{ordinary,max,min,both,one,middle,infinite,nan,denormal,tiny weights}'::text[]) e;
+SELECT a, e AS entity, min(value) FILTER (WHERE at = '2024-01-01 00:05+00') AS at_five, min(status) FILTER (WHERE at = '2024-01-01 00:05+00') AS status, count(*) FILTER (WHERE status = 'ok' OR at <= '2024-01-01 00:05+00') AS rows
+  FROM unnest('{avg,sum,stddev,median,p30}'::text[]) a, detect_anomalies('extreme', value => 'v', entity => 'e', bucket => '1 minute', aggregate => a, min_data_points => 4) d (at, e, value, expected, lower, upper, score, p, deviation, direction, is_anomaly, status, reasons) GROUP BY a, e ORDER BY a, e COLLATE "C";
+SELECT entity, min(value) FILTER (WHERE at = '2024-01-01 00:05+00') AS at_five, count(*) AS rows FROM detect_anomalies('extreme', value => 'v', trials => 'n', entity => 'e', bucket => '1 minute') GROUP BY entity ORDER BY entity COLLATE "C";
+-- as far as core's aggregates go, to the last digit
+SELECT a, count(*), count(*) FILTER (WHERE d.value IS DISTINCT FROM CASE a WHEN 'avg' THEN p.avg WHEN 'sum' THEN p.sum ELSE p.stddev END) AS differing
+  FROM unnest('{avg,sum,stddev}'::text[]) a, detect_anomalies('extreme', value => 'v', entity => 'e', bucket => '1 minute', aggregate => a) d
+  JOIN (SELECT date_bin('1 minute', at, '2000-01-01') AS at, e AS entity, avg(v), sum(v), stddev_samp(v) AS stddev FROM extreme WHERE v < 1e100 AND v <> 'NaN' AND v > -1e100 GROUP BY 1, 2 HAVING count(*) = 6) p USING (at, entity) GROUP BY a ORDER BY a;
+SELECT anomaly.create_detector('data_outlier', 'mad', 'v', source => 'extreme', value => 'v', entity => 'e', bucket => '1 minute', aggregate => 'sum', training_window => '100 years', name => 'sums');
+SELECT trained_rows, entities FROM anomaly.train('sums');
+DROP TABLE extreme;
 
 SELECT count(anomaly.drop_detector(detector)) FROM anomaly.detectors;
 DROP VIEW plain;

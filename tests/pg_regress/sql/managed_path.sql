@@ -119,6 +119,18 @@ SELECT anomaly.process_data_point('{"cpu_usage": "high", "entity_id": "db1"}');
 SELECT anomaly.process_data_point('{"cpu_usage": 1, "timestamp": "yesterday-ish"}');
 \echo :LAST_ERROR_SQLSTATE
 
+-- What arrives late, with a time that was scanned already, is not judged any more; training sees it.
+CREATE TABLE tardy (at timestamptz, v double precision);
+INSERT INTO tardy SELECT now() - i * interval '1 minute', 10 + i % 7 FROM generate_series(1, 200) i;
+SELECT status FROM anomaly.watch('tardy', settle => '0 s', name => 'tardy');
+INSERT INTO tardy VALUES (now() - interval '90 seconds', 1000), (clock_timestamp(), 1001);
+SELECT rows_read, points_scored, alerts_opened FROM anomaly.scan('tardy');
+SELECT value FROM anomaly.alerts WHERE detector = 'tardy';
+SELECT trained_rows FROM anomaly.train('tardy');
+SELECT rows_read FROM anomaly.scan('tardy');
+SELECT anomaly.drop_detector('tardy');
+DROP TABLE tardy;
+
 -- A table that goes away is named.
 CREATE TABLE gone (at timestamptz, v int);
 SELECT detector, status FROM anomaly.watch('gone');

@@ -115,6 +115,8 @@ fn detect_anomalies(
         Some(rate) => detector.with_points_per_day(rate).map_err(from_core)?,
         None => detector,
     };
+    let only_anomalies = only_anomalies.unwrap_or(false);
+    let detector = if only_anomalies { detector.with_ranges_of_anomalies_only() } else { detector };
     let until = sampling.settled(session::now());
     let until = match &sampling.bucket {
         // The silence of an entity ends with the last bucket of any.
@@ -122,12 +124,7 @@ fn detect_anomalies(
         None => i64::MAX,
     };
     let state = detector.new_state();
-    let output = Output {
-        detector,
-        result,
-        only_anomalies: only_anomalies.unwrap_or(false),
-        unjudged: Unjudged::default(),
-    };
+    let output = Output { detector, result, only_anomalies, unjudged: Unjudged::default() };
     let mut replay = Replay { output, sampling, state, name: String::new(), until };
     let mut rows = 0u64;
     stream::for_each_row(

@@ -193,9 +193,17 @@ impl Detector {
     /// The same detector, told how many points a day there are over all entities.
     pub fn with_points_per_day(mut self, points_per_day: f64) -> Result<Self> {
         positive("points_per_day", points_per_day)?;
-        self.rule = rule(&self.config, points_per_day);
+        let range = self.rule.range;
+        self.rule = Rule { range, ..rule(&self.config, points_per_day) };
         self.config.points_per_day = Some(points_per_day);
         Ok(self)
+    }
+
+    /// The same detector, whose verdicts say where the range of normal values ends for anomalies only:
+    /// for scans, in which nobody reads the others.
+    pub fn with_ranges_of_anomalies_only(mut self) -> Self {
+        self.rule.range = false;
+        self
     }
 
     pub fn config(&self) -> &DetectorConfig {
@@ -346,7 +354,8 @@ impl Detector {
     /// That a bucket has no value is an anomaly, unless the entity has too few points for any. How
     /// improbable it is follows from the gaps there have been.
     fn process_missing(&self, state: &mut EntityState, at: i64) -> Outcome {
-        let judged = state.model.judge(&Point::new(at, f64::NAN), &self.rule);
+        let rule = Rule { range: true, ..self.rule };
+        let judged = state.model.judge(&Point::new(at, f64::NAN), &rule);
         let (run, ln_p) = state.presence.as_ref().map_or((1, 0.0), |p| (p.run(), p.ln_p()));
         let verdict = Verdict {
             direction: Direction::None,
@@ -379,6 +388,9 @@ impl Detector {
     /// What the model says, with what follows from the rest of it for every strategy alike.
     fn verdict(&self, model: &dyn EntityModel, point: &Point) -> Verdict {
         let mut verdict = model.judge(point, &self.rule);
+        if verdict.is_anomaly && !self.rule.range {
+            verdict = model.judge(point, &Rule { range: true, ..self.rule });
+        }
         verdict.direction = if point.value.is_infinite() {
             Direction::of(point.value, 0.0)
         } else if self.strategy.has_sides() {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::calibration::SideTail;
-use crate::distribution::{MAX_DEVIATION, deviation_from_ln_p};
+use crate::distribution::{MAX_DEVIATION, MIN_LN_P, deviation_from_ln_p};
 use crate::point::Point;
 use crate::{Error, Result};
 
@@ -201,6 +201,19 @@ impl Verdict {
             statistic: 0.0,
             tail: Tail::LnP(0.0),
         }
+    }
+
+    /// The same of a value that is no number: an infinity is as improbable as can be, NaN is neither
+    /// normal nor anomalous.
+    pub(crate) fn of_non_finite(mut self) -> Self {
+        self.status = Status::NonFinite;
+        if self.value.is_infinite() {
+            self.is_anomaly = true;
+            self.direction = Direction::of(self.value, 0.0);
+            self.statistic = f64::MAX.copysign(self.value);
+            self.tail = Tail::LnP(MIN_LN_P);
+        }
+        self
     }
 
     /// Natural logarithm of the two-sided p: the chance of a point at least this far out when

@@ -1,21 +1,25 @@
 //! `hybrid_auto`: chooses and combines strategies by what the data shows.
 //!
-//! **Choice.** The strategies that forecast compete for the entity's own recent points: each is run
-//! over them causally, and the second half is scored by the interval score of its 95 % range
-//! (Gneiting and Raftery 2007, eq. 43), width plus 2/α times what lies outside. It is a proper score:
-//! nobody gains by a range that is too narrow or too wide, and no labels are needed. The best is what
-//! is expected from then on; another takes over only if it is better by more than [`MARGIN`], so that
-//! choices do not flap. It is decided when the number of points doubles.
+//! **Choice.** A few strategies that forecast in different ways all learn every point. Each point is
+//! forecast by all of them first (prequential analysis: Dawid 1984), and each forecast is scored by
+//! the logarithmic score of a Laplace distribution with its centre and spread, a proper score that
+//! needs no labels (Gneiting and Raftery 2007): nobody gains by a spread that is too narrow or too
+//! wide, and errors beyond [`WORST`] spreads count as that, so that incidents decide nothing. The
+//! one with the best recent scores is what is expected; another takes over when it is better by more
+//! than [`MARGIN`], so that choices do not flap.
 //!
 //! **Combination.** What was never seen before in all history or at the time of day is added by
 //! [`Surprise`], and their sum is calibrated by its own past: the alert rate is the promised one
 //! whichever strategy is chosen.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
+use super::location_scale::refresh_due;
 use super::novelty::{self, Surprise};
 use super::{
-    Context, EntityModel, Rule, STRATEGIES, Strategy, check_keys, integer_param, json_number,
+    Context, EntityModel, Kind, Rule, Strategy, check_keys, integer_param, json_number, strategy,
 };
 use crate::codec::Reader;
 use crate::point::Point;
@@ -23,69 +27,53 @@ use crate::verdict::Verdict;
 use crate::{Error, Result};
 
 /// Strategies that compete, in the order in which ties are decided: the simpler first.
-const CANDIDATES: [&str; 11] = [
-    "zscore",
-    "mad",
-    "ewma",
-    "moving_average",
-    "persist",
-    "quantile",
-    "novelty",
-    "seasonal",
-    "regression",
-    "holt_winters",
-    "iqr",
-];
-/// Recent points that are kept to choose by.
-const RECENT: usize = 512;
+const CANDIDATES: [&str; 5] = ["zscore", "quantile", "ewma", "persist", "seasonal"];
 /// A choice needs so many points.
 const FIRST_CHOICE: u64 = 64;
-/// By how much another must be better to take over.
+/// Over how many points scores fade.
+const RECENT: f64 = 256.0;
+/// By how many nats a point another must be better to take over.
 const MARGIN: f64 = 0.05;
-/// The range that is scored leaves out this share.
-const SCORED_ALPHA: f64 = 0.05;
-/// Share of the worst scores that does not count: incidents in the history decide nothing.
-const TRIMMED: f64 = 0.02;
+/// A forecast that is better by so many nats than any that knows nothing of time explains most of what
+/// happens: ln 2 is half the spread.
+const EXPLAINS: f64 = 1.4;
+/// Errors count up to so many spreads.
+const WORST: f64 = 10.0;
+/// No forecast is credited with a spread below this share of the typical error of the first one.
+const LEAST_SPREAD: f64 = 0.02;
+/// Mean absolute value of normal noise.
+const MEAN_ABSOLUTE: f64 = 0.797_884_560_802_865_4;
 
-struct Candidate {
-    short_name: &'static str,
-    strategy: Box<dyn Strategy>,
-}
+type Candidates = Arc<Vec<(&'static str, Box<dyn Strategy>)>>;
 
 /// See the head of this file.
 pub struct Auto {
     context: Context,
     memory: u64,
-    candidates: std::sync::Arc<Vec<Candidate>>,
+    candidates: Candidates,
 }
 
 impl Auto {
-    /// `habituation`: as of [`super::Novelty`].
+    /// `habituation`: as of [`super::Novelty`]. `base`: the one strategy that is to forecast.
     pub fn new(params: &Map<String, Value>, context: &Context) -> Result<Self> {
         check_keys("hybrid_auto", params, &["habituation", "base"])?;
         let memory = integer_param(params, "habituation", novelty::MEMORY, 0..=1_000_000)?;
         let mut candidates = Vec::new();
         for short_name in CANDIDATES {
-            if short_name == "novelty" {
-                candidates.push(Candidate {
-                    short_name,
-                    strategy: Box::new(novelty::Profile::new(context)),
-                });
+            if params.get("base").is_some_and(|base| base.as_str() != Some(short_name)) {
                 continue;
             }
-            let info = STRATEGIES.iter().find(|s| s.short_name == short_name);
-            if let Some(make) = info.and_then(|s| s.make) {
-                candidates.push(Candidate { short_name, strategy: make(&Map::new(), context)? });
+            // The latest value says nothing of how chance moves the next one.
+            if short_name == "persist" && context.kind != Kind::Value {
+                continue;
             }
+            candidates.push((short_name, strategy(short_name, &Value::Null, context)?));
         }
-        if let Some(base) = params.get("base") {
-            candidates.retain(|c| Some(c.short_name) == base.as_str());
-            if candidates.is_empty() {
-                return Err(Error::invalid(
-                    format!("parameter \"base\" is {base}"),
-                    format!("It must be one of {}.", CANDIDATES.join(", ")),
-                ));
-            }
+        if candidates.is_empty() {
+            return Err(Error::invalid(
+                format!("parameter \"base\" is {}", params["base"]),
+                format!("It must be one of {}.", CANDIDATES.join(", ")),
+            ));
         }
         Ok(Auto { context: context.clone(), memory, candidates: candidates.into() })
     }
@@ -109,303 +97,288 @@ impl Strategy for Auto {
     }
 
     fn new_state(&self) -> Box<dyn EntityModel> {
+        let members =
+            self.candidates.iter().map(|(_, s)| Member { model: s.new_state(), loss: 0.0 });
         Box::new(AutoModel {
             candidates: self.candidates.clone(),
+            members: members.collect(),
+            kind: self.context.kind,
             chosen: 0,
-            base: self.candidates[0].strategy.new_state(),
+            since: 0,
+            considered: 0,
+            typical: 0.0,
             surprise: Surprise::new(self.context.calendar.clone(), self.memory),
-            recent: Vec::new(),
-            oldest: 0,
-            count: 0,
-            scores: vec![f32::NAN; self.candidates.len()],
-            chosen_at: 0,
             facts: Facts::default(),
         })
     }
 
     fn decode_state(&self, reader: &mut Reader<'_>) -> Result<Box<dyn EntityModel>> {
-        let count = reader.u64()?;
-        let chosen_at = reader.u64()?;
-        // by name, for later versions have other candidates
-        let algorithm = reader.u16()?;
-        let chosen = self
-            .candidates
-            .iter()
-            .position(|c| c.strategy.algorithm() == algorithm)
-            .ok_or_else(|| reader.corrupted("unknown strategy"))?;
+        let chosen = usize::from(reader.u8()?);
+        let (since, considered) = (reader.u64()?, reader.u64()?);
+        let typical = reader.non_negative("typical error")?;
         let facts = Facts::decode(reader)?;
-        let mut scores = vec![f32::NAN; self.candidates.len()];
-        for _ in 0..reader.u8()? {
-            let algorithm = reader.u16()?;
-            let score = f32::from_bits(reader.u32()?);
-            if let Some(i) =
-                self.candidates.iter().position(|c| c.strategy.algorithm() == algorithm)
-            {
-                scores[i] = score;
-            }
+        let surprise = Surprise::decode(reader, self.context.calendar.clone(), self.memory)?;
+        if usize::from(reader.u8()?) != self.candidates.len() || chosen >= self.candidates.len() {
+            return Err(reader.corrupted("other strategies compete"));
         }
-        let n = usize::from(reader.u16()?);
-        let oldest = usize::from(reader.u16()?);
-        if n > RECENT || (oldest != 0 && oldest >= n) || n as u64 > count || chosen_at > count {
+        let mut members = Vec::with_capacity(self.candidates.len());
+        for (_, strategy) in self.candidates.iter() {
+            let loss = reader.finite("score")?;
+            // some states take all that is left
+            let length = reader.u32()? as usize;
+            let mut part = Reader::new(reader.take(length)?);
+            members.push(Member { model: strategy.decode_state(&mut part)?, loss });
+            part.finish()?;
+        }
+        let count = surprise.count();
+        if since > count || considered > count {
             return Err(reader.corrupted("counts contradict each other"));
         }
-        let mut recent = Vec::with_capacity(n);
-        for _ in 0..n {
-            recent.push(Recent {
-                at: reader.i64()?,
-                value: reader.finite("value")?,
-                trials: reader.f64()?,
-            });
-        }
-        let surprise = Surprise::decode(reader, self.context.calendar.clone(), self.memory)?;
-        let base = self.candidates[chosen].strategy.decode_state(reader)?;
         Ok(Box::new(AutoModel {
             candidates: self.candidates.clone(),
+            members,
+            kind: self.context.kind,
             chosen,
-            base,
+            since,
+            considered,
+            typical,
             surprise,
-            recent,
-            oldest,
-            count,
-            scores,
-            chosen_at,
             facts,
         }))
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Recent {
-    at: i64,
-    value: f64,
-    trials: f64,
+/// A strategy that competes.
+struct Member {
+    model: Box<dyn EntityModel>,
+    /// Fading mean of its scores; the less the better.
+    loss: f64,
 }
 
-impl Recent {
-    fn point(&self) -> Point<'static> {
-        Point { trials: self.trials, ..Point::new(self.at, self.value) }
+/// What the values look like, for people.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Facts {
+    low: f64,
+    high: f64,
+    whole: bool,
+    /// Points that had p < 0.01 and p < 0.001 when they came.
+    below: [u64; 2],
+    /// Points whose p was known.
+    judged: u64,
+}
+
+/// Probabilities whose frequency is counted.
+const COUNTED: [f64; 2] = [0.01, 0.001];
+
+impl Default for Facts {
+    fn default() -> Self {
+        Facts { low: f64::INFINITY, high: f64::NEG_INFINITY, whole: true, below: [0; 2], judged: 0 }
     }
 }
 
-/// What the recent points look like, for people.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-struct Facts {
-    /// Median of the times between points, µs.
-    interval: i64,
-    constant: bool,
-    whole: bool,
-    /// Kurtosis by quantiles (Moors 1988): 1.23 for the normal distribution.
-    tails: f32,
-}
-
 impl Facts {
-    fn of(points: &[Recent]) -> Self {
-        let mut gaps: Vec<i64> =
-            points.windows(2).map(|w| w[1].at.saturating_sub(w[0].at)).collect();
-        gaps.sort_unstable();
-        let mut values: Vec<f64> = points.iter().map(|p| p.value).collect();
-        values.sort_unstable_by(f64::total_cmp);
-        let Some(last) = values.len().checked_sub(1) else { return Facts::default() };
-        let q = |eighths: usize| values[last * eighths / 8];
-        let spread = q(6) / 4.0 - q(2) / 4.0;
-        let tails = (q(7) / 4.0 - q(5) / 4.0 + (q(3) / 4.0 - q(1) / 4.0)) / spread;
-        Facts {
-            interval: gaps.get(gaps.len() / 2).copied().unwrap_or(0).max(0),
-            constant: values[0] == values[last],
-            whole: values.iter().all(|v| *v >= 0.0 && *v == v.floor()),
-            tails: if tails.is_finite() { tails.min(1e30) as f32 } else { 0.0 },
+    fn learn(&mut self, value: f64, ln_p: Option<f64>) {
+        self.low = self.low.min(value);
+        self.high = self.high.max(value);
+        self.whole &= value >= 0.0 && value == value.floor();
+        if let Some(ln_p) = ln_p {
+            self.judged = self.judged.saturating_add(1);
+            for (count, p) in self.below.iter_mut().zip(COUNTED) {
+                *count += u64::from(ln_p < libm::log(p));
+            }
         }
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.interval.to_le_bytes());
-        out.push(u8::from(self.constant) | u8::from(self.whole) << 1);
-        out.extend_from_slice(&self.tails.to_le_bytes());
+        out.extend_from_slice(&self.low.to_le_bytes());
+        out.extend_from_slice(&self.high.to_le_bytes());
+        out.push(u8::from(self.whole));
+        for n in [self.below[0], self.below[1], self.judged] {
+            out.extend_from_slice(&n.to_le_bytes());
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self> {
-        let interval = reader.i64()?;
-        let flags = reader.u8()?;
-        let tails = f32::from_bits(reader.u32()?);
-        if interval < 0 || flags > 3 || !tails.is_finite() {
+        let (low, high) = (reader.f64()?, reader.f64()?);
+        let whole = reader.u8()?;
+        let facts = Facts {
+            low,
+            high,
+            whole: whole == 1,
+            below: [reader.u64()?, reader.u64()?],
+            judged: reader.u64()?,
+        };
+        let empty = low == f64::INFINITY && high == f64::NEG_INFINITY;
+        let ordered = low.is_finite() && high.is_finite() && low <= high;
+        let counted = facts.below.iter().all(|n| *n <= facts.judged);
+        if !(empty || ordered) || whole > 1 || !counted {
             return Err(reader.corrupted("facts out of range"));
         }
-        Ok(Facts { interval, constant: flags & 1 != 0, whole: flags & 2 != 0, tails })
+        Ok(facts)
     }
 }
 
 struct AutoModel {
-    candidates: std::sync::Arc<Vec<Candidate>>,
+    candidates: Candidates,
+    members: Vec<Member>,
+    kind: Kind,
     chosen: usize,
-    base: Box<dyn EntityModel>,
+    /// Points when it was chosen, and when that was last considered.
+    since: u64,
+    considered: u64,
+    /// Fading mean absolute error of the first strategy.
+    typical: f64,
     surprise: Surprise,
-    /// A ring: the oldest is at `oldest` once it is full.
-    recent: Vec<Recent>,
-    oldest: usize,
-    count: u64,
-    /// Interval scores at the last choice; NaN where there is none.
-    scores: Vec<f32>,
-    /// Points at the last choice; 0 before the first.
-    chosen_at: u64,
     facts: Facts,
 }
 
 impl AutoModel {
-    fn remember(&mut self, point: &Point) {
-        let entry = Recent { at: point.at, value: point.value, trials: point.trials };
-        if self.recent.len() < RECENT {
-            self.recent.push(entry);
-        } else {
-            self.recent[self.oldest] = entry;
-            self.oldest = (self.oldest + 1) % RECENT;
+    fn base(&self) -> &dyn EntityModel {
+        self.members[self.chosen].model.as_ref()
+    }
+
+    /// Scores every forecast of a point.
+    fn score(&mut self, point: &Point) {
+        let weight = 1.0 / (self.surprise.count() as f64 + 1.0).min(RECENT);
+        for (i, member) in self.members.iter_mut().enumerate() {
+            let Some(e) = member.model.expectation(point) else { continue };
+            let error = (point.value / 2.0 - e.expected() / 2.0).abs();
+            if i == 0 {
+                self.typical += weight * (error - self.typical);
+            }
+            let least = (LEAST_SPREAD * self.typical).max(f64::MIN_POSITIVE);
+            let spread = (0.5 * MEAN_ABSOLUTE * e.spread()).max(least);
+            let loss = libm::log(spread) + (error / spread).min(WORST);
+            member.loss += weight * (loss - member.loss);
         }
     }
 
     fn choose(&mut self) {
-        let mut points = self.recent.clone();
-        points.rotate_left(self.oldest);
-        self.facts = Facts::of(&points);
-        self.chosen_at = self.count;
-        let rule = Rule::new(None, libm::log(SCORED_ALPHA));
-        let mut best: Option<(usize, f32, Box<dyn EntityModel>)> = None;
-        for (i, candidate) in self.candidates.iter().enumerate() {
-            let mut model = candidate.strategy.new_state();
-            let mut scores = Vec::with_capacity(points.len() / 2);
-            for (j, p) in points.iter().enumerate() {
-                let point = p.point();
-                if 2 * j >= points.len() {
-                    scores.push(interval_score(&model.judge(&point, &rule)));
-                }
-                model.learn(&point);
-            }
-            scores.sort_unstable_by(f64::total_cmp);
-            let kept = scores.len() - (TRIMMED * scores.len() as f64) as usize;
-            let mean = scores[..kept].iter().map(|s| s / kept as f64).sum::<f64>();
-            let score = if mean.is_finite() { (mean as f32).min(f32::MAX) } else { f32::MAX };
-            self.scores[i] = score;
-            let handicap = if i == self.chosen { 1.0 } else { 1.0 + MARGIN as f32 };
-            let mine = score * handicap;
-            if best.as_ref().is_none_or(|(_, least, _)| mine < *least) {
-                best = Some((i, mine, model));
+        let count = self.surprise.count();
+        if count < FIRST_CHOICE || !refresh_due(count, self.considered) {
+            return;
+        }
+        self.considered = count;
+        let mut best = self.chosen;
+        for (i, member) in self.members.iter().enumerate() {
+            let margin = if best == self.chosen { MARGIN } else { 0.0 };
+            if member.loss < self.members[best].loss - margin {
+                best = i;
             }
         }
-        if let Some((i, _, model)) = best
-            && i != self.chosen
-        {
-            self.chosen = i;
-            self.base = model;
+        if best != self.chosen {
+            (self.chosen, self.since) = (best, count);
         }
+        // The first two know nothing of time.
+        let still = self.members.iter().take(2).map(|m| m.loss).fold(f64::INFINITY, f64::min);
+        self.surprise.trusted =
+            self.members[best].loss < still - EXPLAINS && self.candidates[best].0 == "seasonal";
     }
-}
-
-/// Width of the range plus 2/α times what lies outside.
-fn interval_score(v: &Verdict) -> f64 {
-    if v.lower.is_nan() {
-        return f64::INFINITY;
-    }
-    let outside = (v.lower - v.value).max(v.value - v.upper).max(0.0);
-    (v.upper - v.lower) + 2.0 / SCORED_ALPHA * outside
 }
 
 impl EntityModel for AutoModel {
     fn count(&self) -> u64 {
-        self.count
+        self.surprise.count()
     }
 
     fn judge(&self, point: &Point, rule: &Rule) -> Verdict {
-        self.surprise.judge(self.base.as_ref(), point, rule)
+        self.surprise.judge(self.base(), point, rule)
     }
 
     fn learn(&mut self, point: &Point) {
         if !point.value.is_finite() {
             return;
         }
-        self.surprise.learn(self.base.as_ref(), point);
-        self.base.learn(point);
-        self.remember(point);
-        self.count = self.count.saturating_add(1);
-        if self.count >= FIRST_CHOICE && self.count.is_power_of_two() {
-            self.choose();
+        self.score(point);
+        let base = self.members[self.chosen].model.as_ref();
+        let ln_p = self.surprise.learn(base, point);
+        self.facts.learn(point.value, ln_p);
+        for member in &mut self.members {
+            member.model.learn(point);
         }
+        self.choose();
     }
 
     fn leave_out(&mut self, point: &Point) {
         if point.value.is_finite() {
-            self.surprise.learn(self.base.as_ref(), point);
-            self.base.leave_out(point);
+            let base = self.members[self.chosen].model.as_ref();
+            let ln_p = self.surprise.learn(base, point);
+            self.facts.learn(point.value, ln_p);
+            for member in &mut self.members {
+                member.model.leave_out(point);
+            }
         }
     }
 
     fn learn_clipped(&mut self, point: &Point) {
-        self.base.learn_clipped(point);
+        for member in &mut self.members {
+            member.model.learn_clipped(point);
+        }
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
-        out.extend_from_slice(&self.count.to_le_bytes());
-        out.extend_from_slice(&self.chosen_at.to_le_bytes());
-        out.extend_from_slice(&self.candidates[self.chosen].strategy.algorithm().to_le_bytes());
+        out.push(self.chosen as u8);
+        out.extend_from_slice(&self.since.to_le_bytes());
+        out.extend_from_slice(&self.considered.to_le_bytes());
+        out.extend_from_slice(&self.typical.to_le_bytes());
         self.facts.encode(out);
-        out.push(self.candidates.len() as u8);
-        for (candidate, score) in self.candidates.iter().zip(&self.scores) {
-            out.extend_from_slice(&candidate.strategy.algorithm().to_le_bytes());
-            out.extend_from_slice(&score.to_le_bytes());
-        }
-        out.extend_from_slice(&(self.recent.len() as u16).to_le_bytes());
-        out.extend_from_slice(&(self.oldest as u16).to_le_bytes());
-        for p in &self.recent {
-            out.extend_from_slice(&p.at.to_le_bytes());
-            out.extend_from_slice(&p.value.to_le_bytes());
-            out.extend_from_slice(&p.trials.to_le_bytes());
-        }
         self.surprise.encode(out);
-        self.base.encode(out)
+        out.push(self.members.len() as u8);
+        for member in &self.members {
+            out.extend_from_slice(&member.loss.to_le_bytes());
+            let start = out.len();
+            out.extend_from_slice(&[0; 4]);
+            member.model.encode(out)?;
+            let length = (out.len() - start - 4) as u32;
+            out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+        }
+        Ok(())
     }
 
     fn metadata(&self, verdict: &Verdict, rule: &Rule) -> Map<String, Value> {
-        let mut map = self.base.metadata(verdict, rule);
-        map.insert("strategy".into(), Value::from(self.candidates[self.chosen].short_name));
+        let mut map = self.base().metadata(verdict, rule);
+        map.insert("strategy".into(), Value::from(self.candidates[self.chosen].0));
         self.surprise.metadata(verdict, rule, &mut map);
         map
     }
 
     fn explain(&self) -> Map<String, Value> {
         let mut map = Map::new();
-        let chosen = self.candidates[self.chosen].short_name;
-        map.insert("strategy".into(), Value::from(chosen));
+        let count = self.surprise.count();
+        map.insert("strategy".into(), Value::from(self.candidates[self.chosen].0));
         map.insert(
             "combined_with".into(),
             json!(["range of all history", "range at the time of day"]),
         );
-        if self.chosen_at == 0 {
-            map.insert(
-                "because".into(),
-                Value::from(format!("fewer than {FIRST_CHOICE} points so far")),
-            );
-            return map;
-        }
-        let mut ranking: Vec<_> = self.candidates.iter().zip(&self.scores).collect();
-        ranking.sort_by(|a, b| a.1.total_cmp(b.1));
-        let because = format!(
-            "its 95 % range had the best interval score over the latest {} of {} points, or was within {:.0} % of it and is kept",
-            self.recent.len() / 2,
-            self.chosen_at,
-            MARGIN * 100.0
-        );
+        let because = if self.considered == 0 {
+            format!("fewer than {FIRST_CHOICE} points so far")
+        } else {
+            format!(
+                "its forecasts of the latest {} points had the best logarithmic score, or one within {MARGIN} of it",
+                count.min(RECENT as u64)
+            )
+        };
         map.insert("because".into(), Value::from(because));
-        let listed = ranking.iter().map(|(c, score)| {
-            json!({"strategy": c.short_name, "interval_score": json_number(f64::from(**score))})
-        });
-        map.insert("candidates".into(), Value::Array(listed.collect()));
-        map.insert("chosen_at_points".into(), Value::from(self.chosen_at));
-        map.insert(
-            "data".into(),
-            json!({
-                "interval_seconds": self.facts.interval as f64 / 1e6,
-                "constant": self.facts.constant,
-                "whole_numbers": self.facts.whole,
-                "tail_weight": json_number(f64::from(self.facts.tails)),
-            }),
+        let mut ranking: Vec<_> = self.candidates.iter().zip(&self.members).collect();
+        ranking.sort_by(|a, b| a.1.loss.total_cmp(&b.1.loss));
+        let listed = ranking.iter().map(
+            |((name, _), member)| json!({"strategy": name, "score": json_number(-member.loss)}),
         );
+        map.insert("candidates".into(), Value::Array(listed.collect()));
+        map.insert("chosen_at_points".into(), Value::from(self.since));
+        let seasonal = self.candidates.iter().position(|(name, _)| *name == "seasonal");
+        let mut data = seasonal.map_or_else(Map::new, |i| self.members[i].model.explain());
+        data.insert("points".into(), Value::from(count));
+        data.insert("interval_seconds".into(), json_number(self.surprise.interval() / 1e6));
+        data.insert("kind".into(), Value::from(self.kind.as_str()));
+        data.insert("constant".into(), Value::from(self.facts.low >= self.facts.high));
+        data.insert("whole_numbers".into(), Value::from(self.facts.whole && count > 0));
+        map.insert("data".into(), Value::Object(data));
+        let rates = COUNTED.iter().zip(self.facts.below).map(|(p, n)| {
+            let share = n as f64 / self.facts.judged as f64;
+            json!({"promised": p, "measured": json_number(share)})
+        });
+        map.insert("share_of_points_by_p".into(), Value::Array(rates.collect()));
         map
     }
 }

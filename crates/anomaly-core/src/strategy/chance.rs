@@ -213,7 +213,7 @@ impl Law {
     }
 
     /// The standard deviation of chance in the metric's own unit.
-    fn sd(&self) -> f64 {
+    pub fn sd(&self) -> f64 {
         let variance_per_mean = match self.family {
             Family::NegativeBinomial { clumping } => 1.0 + clumping * self.mean,
             Family::Binomial { trials } => 1.0 - self.mean / trials,

@@ -24,7 +24,7 @@ use crate::calibration::{Alpha, Calibrator, Critical};
 use crate::codec::Reader;
 use crate::distribution::{MIN_LN_P, ln_p_normal_two_sided};
 use crate::point::Point;
-use crate::verdict::{Direction, Status, Tail, Verdict};
+use crate::verdict::{Direction, Tail, Verdict};
 
 /// Relative spread that is rounding noise: 1e9 ± 1e-3 is not a constant, 1e9 ± 1e-4 is.
 pub(super) const ROUNDING: f64 = 1e-12;
@@ -321,6 +321,82 @@ impl<B: Baseline> LocationScale<B> {
     }
 }
 
+/// What is expected at the time of a point, ready to be asked about any value.
+pub struct Expectation<'a> {
+    fit: Fit,
+    law: Option<Law>,
+    calibrator: &'a Calibrator,
+    off_centre: OffCentre,
+    count: u64,
+    dof: f64,
+}
+
+impl Expectation<'_> {
+    /// In the metric's unit.
+    pub fn expected(&self) -> f64 {
+        self.law.map_or(self.fit.centre, |law| law.expected())
+    }
+
+    /// The mean of both sides' spreads as a standard deviation; 0 of a constant series.
+    pub fn spread(&self) -> f64 {
+        if let Some(law) = self.law {
+            return law.sd();
+        }
+        if self.fit.is_degenerate() { 0.0 } else { 0.5 * self.fit.below + 0.5 * self.fit.above }
+    }
+
+    /// Whether the value varies by chance as its kind does, and is impossible beyond some limit.
+    pub fn is_by_chance(&self) -> bool {
+        self.law.is_some()
+    }
+
+    /// How many standard deviations a value is worth by chance alone; `None` where chance does not tell.
+    pub fn deviation_by_chance(&self, x: f64) -> Option<f64> {
+        self.law.map(|law| law.deviation(x))
+    }
+
+    /// The value, or what is expected where the two differ by rounding noise.
+    pub fn without_rounding(&self, x: f64) -> f64 {
+        if self.law.is_none() { self.fit.without_rounding(x) } else { x }
+    }
+
+    pub fn is_impossible(&self, x: f64) -> bool {
+        self.law.is_some_and(|law| law.impossible(x).is_some())
+    }
+
+    /// ln p of a finite value, and what it depends on where that can be told later.
+    fn tail(&self, x: f64) -> Tail {
+        if let Some(law) = self.law {
+            // Whichever finds the value more usual: chance alone, or the errors so far.
+            let by_chance = ln_p_normal_two_sided(law.deviation(x)).max(MIN_LN_P);
+            let mut ln_p = by_chance.max(self.calibrator.ln_p(law.residual(x), f64::INFINITY));
+            if let Some(outside) = law.impossible(x) {
+                ln_p = ln_p.min(ln_p_normal_two_sided(IMPOSSIBLE + outside).max(MIN_LN_P));
+            }
+            return Tail::LnP(ln_p);
+        }
+        if self.fit.is_degenerate() {
+            return Tail::LnP(self.off_centre.ln_p(self.fit.centre, self.count, x));
+        }
+        self.calibrator.tail(self.fit.residual(x), self.dof)
+    }
+
+    /// ln p of a finite value: 0 at most, never rising on the way out from what is expected.
+    pub fn ln_p(&self, x: f64) -> f64 {
+        if self.law.is_none() && !self.fit.is_degenerate() {
+            return self.calibrator.ln_p(self.fit.residual(x), self.dof);
+        }
+        // The mean of a law is not its median: nothing is unusual about what is expected.
+        if x == self.expected() {
+            return 0.0;
+        }
+        match self.tail(x) {
+            Tail::LnP(ln_p) => ln_p,
+            Tail::Calibrated { residual, dof, side } => side.ln_p_of_residual(residual, dof),
+        }
+    }
+}
+
 /// The deviation of a count below 0 and of a ratio outside 0 to 1: it is an error, whatever was seen.
 const IMPOSSIBLE: f64 = 100.0;
 
@@ -337,9 +413,27 @@ pub(super) fn finite(v: f64) -> f64 {
     v.clamp(-f64::MAX, f64::MAX)
 }
 
+impl<B: Baseline> LocationScale<B> {
+    fn expect(&self, fit: Fit, law: Option<Law>) -> Expectation<'_> {
+        Expectation {
+            fit,
+            law,
+            calibrator: &self.calibrator,
+            off_centre: self.off_centre,
+            count: self.baseline.count(),
+            dof: self.dof(),
+        }
+    }
+}
+
 impl<B: Baseline> EntityModel for LocationScale<B> {
     fn count(&self) -> u64 {
         self.baseline.count()
+    }
+
+    fn expectation(&self, point: &Point) -> Option<Expectation<'_>> {
+        let fit = self.baseline.fit(point)?;
+        Some(self.expect(fit, self.chance.law(fit.centre, point)))
     }
 
     fn judge(&self, point: &Point, rule: &Rule) -> Verdict {
@@ -351,7 +445,8 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
         if let Some(fit) = &fit {
             (verdict.lower, verdict.upper) = match rule.threshold {
                 Some(threshold) => fit.with_rounding(self.baseline.bounds(point, fit, threshold)),
-                None => self.p_bounds(fit, law.as_ref(), &rule.alpha()),
+                None if rule.range => self.p_bounds(fit, law.as_ref(), &rule.alpha()),
+                None => (f64::NAN, f64::NAN),
             };
             let centre = law.map_or(fit.centre, |law| law.expected());
             // A rule's own range may leave out the centre: three windows that disagree, a median
@@ -364,41 +459,22 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
             moved = Some((verdict.expected.min(centre), verdict.expected.max(centre)));
         }
         if !x.is_finite() {
-            verdict.status = Status::NonFinite;
-            if x.is_infinite() {
-                verdict.is_anomaly = true;
-                verdict.direction = Direction::of(x, 0.0);
-                verdict.statistic = f64::MAX.copysign(x);
-                verdict.tail = Tail::LnP(MIN_LN_P);
-            }
-            return verdict;
+            return verdict.of_non_finite();
         }
         let Some(fit) = fit else { return verdict };
         verdict.direction = Direction::of(x, verdict.expected);
         let seen = Point { value: fit.without_rounding(x), ..*point };
         verdict.statistic = self.baseline.statistic(&seen, &fit);
-        let beyond_p;
-        if let Some(law) = law {
-            // Whichever finds the value more usual: chance alone, or the errors so far.
-            let by_chance = ln_p_normal_two_sided(law.deviation(x)).max(MIN_LN_P);
-            let mut ln_p = by_chance.max(self.calibrator.ln_p(law.residual(x), f64::INFINITY));
-            if let Some(outside) = law.impossible(x) {
-                ln_p = ln_p.min(ln_p_normal_two_sided(IMPOSSIBLE + outside).max(MIN_LN_P));
+        verdict.tail = self.expect(fit, law).tail(x);
+        let beyond_p = match verdict.tail {
+            Tail::LnP(ln_p) => ln_p < rule.ln_alpha,
+            Tail::Calibrated { residual, dof, .. } => {
+                rule.threshold.is_none() && {
+                    let critical = self.critical(&rule.alpha(), dof);
+                    residual > critical.above || -residual > critical.below
+                }
             }
-            verdict.tail = Tail::LnP(ln_p);
-            beyond_p = ln_p < rule.ln_alpha;
-        } else if fit.is_degenerate() {
-            let ln_p = self.off_centre.ln_p(fit.centre, self.baseline.count(), x);
-            verdict.tail = Tail::LnP(ln_p);
-            beyond_p = ln_p < rule.ln_alpha;
-        } else {
-            let residual = fit.residual(x);
-            verdict.tail = self.calibrator.tail(residual, self.dof());
-            beyond_p = rule.threshold.is_none() && {
-                let critical = self.critical(&rule.alpha(), self.dof());
-                residual > critical.above || -residual > critical.below
-            };
-        }
+        };
         // Nothing is unusual between what is expected and the centre, so that p never rises on the way
         // out.
         let between = moved.is_some_and(|(low, high)| low <= x && x <= high);

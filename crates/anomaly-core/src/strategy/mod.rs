@@ -56,6 +56,7 @@ pub use flat_line::FlatLine;
 pub use holt_winters::HoltWinters;
 pub use iqr::Iqr;
 pub use level_shift::LevelShift;
+pub use location_scale::Expectation;
 pub use mad::Mad;
 pub use matrix_profile::MatrixProfile;
 pub use moving_average::MovingAverage;
@@ -78,13 +79,16 @@ pub struct Rule {
     pub ln_alpha: f64,
     /// The two-sided normal quantile of the same.
     pub z_alpha: f64,
+    /// Whether a verdict says where the range of normal values ends. Without, its bounds may be NaN:
+    /// they cost more than the rest, and nobody reads those of normal points in a scan.
+    pub range: bool,
 }
 
 impl Rule {
     /// `ln_alpha` is brought below 0 and above that of the largest deviation.
     pub fn new(threshold: Option<f64>, ln_alpha: f64) -> Self {
         let alpha = Alpha::from_ln(ln_alpha);
-        Rule { threshold, ln_alpha: alpha.ln_p, z_alpha: alpha.z }
+        Rule { threshold, ln_alpha: alpha.ln_p, z_alpha: alpha.z, range: true }
     }
 
     fn alpha(&self) -> Alpha {
@@ -152,6 +156,11 @@ pub trait EntityModel: Send {
     }
     /// Judges a point without learning it.
     fn judge(&self, point: &Point, rule: &Rule) -> Verdict;
+    /// What is expected at the time of a point, its value playing no part; `None` of a model that does
+    /// not forecast, and while nothing is expected yet.
+    fn expectation(&self, _point: &Point) -> Option<Expectation<'_>> {
+        None
+    }
     /// Learns a point; ignores NaN and infinities.
     fn learn(&mut self, point: &Point);
     /// Takes note of an anomalous point that is not learned. What is never counted cannot be rare: a

@@ -9,8 +9,9 @@
 //!   S = −ln p(residual of the baseline) + Σ −ln p(excess in view i)        (Fisher 1932)
 //! ```
 //!
-//! with equal weights, over the views that the value exceeds on its side of the expected value. So S
-//! never falls as a value moves away from what is expected.
+//! with equal weights, over the views that the value exceeds on its side of the expected value. The
+//! residual itself is such a view, too: how much less probable is it than any before? So S never falls
+//! as a value moves away from what is expected.
 //!
 //! **Habituation.** What was just told is news no more: S counts in full if it exceeds the memory of
 //! earlier surprises, which fades over [`MEMORY`] points, by a nat; below, it only ranks among the
@@ -29,12 +30,14 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value};
 
 use super::location_scale::{Baseline, Fit, LocationScale, finite, refresh_due};
-use super::{Context, EntityModel, Rule, Strategy, check_keys, integer_param, json_number};
+use super::{
+    Context, EntityModel, Expectation, Kind, Rule, Strategy, check_keys, integer_param, json_number,
+};
 use crate::calendar::Calendar;
 use crate::codec::Reader;
-use crate::distribution::{MIN_LN_P, deviation_from_ln_p};
+use crate::distribution::MIN_LN_P;
 use crate::point::Point;
-use crate::verdict::{Direction, Status, Tail, Verdict};
+use crate::verdict::{Direction, Tail, Verdict};
 use crate::{Error, Result};
 
 /// Bins of a quarter of an hour.
@@ -46,8 +49,18 @@ pub(super) const MEMORY: u64 = 400;
 const NEWS: f64 = 1.0;
 /// Longest mean of a view.
 const LONGEST: usize = 12;
+/// So many times the typical time between points is a gap, after which a course starts anew.
+const GAP: f64 = 3.0;
+/// Over how many points that time is averaged.
+const INTERVALS: f64 = 64.0;
+/// S of a count below 0 and of a ratio outside 0 to 1.
+const IMPOSSIBLE: f64 = 1e4;
+/// Of counts and ratios, what lies within so many standard deviations of chance is no news.
+const CHANCE: f64 = 2.0;
 /// A range of so few points says nothing yet.
 const MIN_CONTEXT: u32 = 20;
+/// Relative uncertainty of a bound.
+const TOLERANCE: f64 = 1e-8;
 /// Relative difference that is rounding noise of a mean.
 const ROUNDING: f64 = 1e-12;
 
@@ -88,8 +101,9 @@ impl Range {
     }
 
     fn join(&mut self, other: &Range) {
-        self.low = self.low.min(other.low);
-        self.high = self.high.max(other.high);
+        // no NaN among them, and f64::min costs three times as much
+        self.low = if other.low < self.low { other.low } else { self.low };
+        self.high = if other.high > self.high { other.high } else { self.high };
     }
 
     fn is_empty(&self) -> bool {
@@ -143,6 +157,11 @@ struct Ranges {
     /// The latest values, the latest last.
     latest: [f64; LONGEST],
     count: u64,
+    /// Points in a row without a gap, the latest last; [`LONGEST`] at most.
+    run: u8,
+    latest_at: i64,
+    /// Typical time between points, µs.
+    interval: f64,
 }
 
 impl Ranges {
@@ -153,7 +172,21 @@ impl Ranges {
             overall: [Range::EMPTY; RANGED.len()],
             latest: [0.0; LONGEST],
             count: 0,
+            run: 0,
+            latest_at: 0,
+            interval: 0.0,
         }
+    }
+
+    fn elapsed(&self, at: i64) -> f64 {
+        (i128::from(at) - i128::from(self.latest_at)) as f64
+    }
+
+    /// How many of the latest points belong to the course that a point at this time goes on with.
+    fn course(&self, at: i64) -> usize {
+        let elapsed = self.elapsed(at);
+        let goes_on = elapsed >= 0.0 && elapsed <= GAP * self.interval;
+        if goes_on { usize::from(self.run) } else { 0 }
     }
 
     /// The share of the earlier points in the mean of `points`.
@@ -162,9 +195,10 @@ impl Ranges {
         self.latest[LONGEST + 1 - points..].iter().map(|v| v / n).sum()
     }
 
-    fn edges(&self, bin: usize) -> [Edge; VIEWS.len()] {
+    fn edges(&self, at: i64, bin: usize) -> [Edge; VIEWS.len()] {
+        let course = self.course(at);
         VIEWS.map(|view| {
-            if self.count + 1 < view.points.max(2) as u64 {
+            if view.points > course + 1 {
                 return Edge::NONE;
             }
             let range = match view.reach {
@@ -201,15 +235,16 @@ impl Ranges {
         })
     }
 
-    fn learn(&mut self, x: f64, bin: usize) {
+    fn learn(&mut self, at: i64, x: f64, bin: usize) {
+        let course = self.course(at);
         for (which, points) in TABLED.into_iter().enumerate() {
-            if self.count + 1 >= points as u64 {
+            if points <= course + 1 {
                 let mean = self.rest(points) + x / points as f64;
                 self.by_time[which][bin].add(finite(mean));
             }
         }
         for (which, points) in RANGED.into_iter().enumerate() {
-            if self.count + 1 >= points as u64 {
+            if points <= course + 1 {
                 let mean = self.rest(points) + x / points as f64;
                 self.overall[which].add(finite(mean));
             }
@@ -217,6 +252,18 @@ impl Ranges {
         self.counts[bin] = self.counts[bin].saturating_add(1);
         self.latest.rotate_left(1);
         self.latest[LONGEST - 1] = x;
+        self.run = (course + 1).min(LONGEST) as u8;
+        if self.count > 0 {
+            let elapsed = self.elapsed(at).max(0.0);
+            if self.interval == 0.0 {
+                self.interval = elapsed;
+            } else {
+                // a gap counts as the longest time that is none
+                let n = (self.count as f64).min(INTERVALS);
+                self.interval += (elapsed.min(GAP * self.interval) - self.interval) / n;
+            }
+        }
+        self.latest_at = at;
         self.count = self.count.saturating_add(1);
     }
 
@@ -225,6 +272,9 @@ impl Ranges {
         for v in self.latest {
             out.extend_from_slice(&v.to_le_bytes());
         }
+        out.push(self.run);
+        out.extend_from_slice(&self.latest_at.to_le_bytes());
+        out.extend_from_slice(&self.interval.to_le_bytes());
         for range in self.overall {
             range.encode(out);
         }
@@ -243,6 +293,12 @@ impl Ranges {
         ranges.count = reader.u64()?;
         for v in &mut ranges.latest {
             *v = reader.finite("latest value")?;
+        }
+        ranges.run = reader.u8()?;
+        ranges.latest_at = reader.i64()?;
+        ranges.interval = reader.non_negative("interval")?;
+        if usize::from(ranges.run) > LONGEST || u64::from(ranges.run) > ranges.count {
+            return Err(reader.corrupted("counts contradict each other"));
         }
         for range in &mut ranges.overall {
             *range = Range::decode(reader)?;
@@ -279,6 +335,8 @@ fn of_key(key: u32) -> f64 {
 #[derive(Clone, PartialEq, Debug)]
 struct ExcessTail {
     cells: [u32; CELLS],
+    /// Excesses from each cell on; follows from `cells`.
+    from: [u32; CELLS + 1],
     /// Key of the last cell.
     top: u32,
     /// Points, those without excess included.
@@ -287,17 +345,23 @@ struct ExcessTail {
     /// Where the Pareto tail begins, 0 for nowhere, and the mean of ln(d/threshold) beyond.
     threshold: f64,
     index: f64,
+    /// ln threshold, and ln(1 + excesses beyond it); follow from the rest.
+    ln_threshold: f64,
+    ln_beyond: f64,
 }
 
 impl ExcessTail {
     fn new() -> Self {
         ExcessTail {
             cells: [0; CELLS],
+            from: [0; CELLS + 1],
             top: 0,
             count: 0,
             refreshed: 0,
             threshold: 0.0,
             index: TAIL_PRIOR.1,
+            ln_threshold: f64::NEG_INFINITY,
+            ln_beyond: 0.0,
         }
     }
 
@@ -315,12 +379,33 @@ impl ExcessTail {
             }
             let cell = (CELLS as u32 - 1).saturating_sub(self.top - key) as usize;
             self.cells[cell] = self.cells[cell].saturating_add(1);
+            self.sum();
         }
         self.count = self.count.saturating_add(1);
         if refresh_due(self.count, self.refreshed) {
             self.refreshed = self.count;
             self.fit();
         }
+    }
+
+    fn sum(&mut self) {
+        for cell in (0..CELLS).rev() {
+            self.from[cell] = self.from[cell + 1].saturating_add(self.cells[cell]);
+        }
+        self.ln_threshold = libm::log(self.threshold);
+        self.ln_beyond = libm::log(self.beyond(self.threshold) + 1.0);
+    }
+
+    /// Excesses so far that were larger than d, within a cell in proportion.
+    fn beyond(&self, d: f64) -> f64 {
+        let key = key(d);
+        if key > self.top {
+            return 0.0;
+        }
+        let cell = (CELLS as u32 - 1).saturating_sub(self.top - key) as usize;
+        let (from, to) = (self.lower_edge(cell), self.lower_edge(cell + 1));
+        let part = if to > from { ((to - d) / (to - from)).clamp(0.0, 1.0) } else { 0.0 };
+        f64::from(self.from[cell + 1]) + part * f64::from(self.cells[cell])
     }
 
     fn lower_edge(&self, cell: usize) -> f64 {
@@ -341,6 +426,7 @@ impl ExcessTail {
         }
         let Some(lowest) = lowest else {
             self.threshold = 0.0;
+            self.sum();
             return;
         };
         self.threshold = self.lower_edge(lowest).max(f64::MIN_POSITIVE);
@@ -354,33 +440,27 @@ impl ExcessTail {
             }
         }
         self.index = (sum / (k + TAIL_PRIOR.0)).clamp(1e-3, 1e3);
+        self.sum();
     }
 
-    /// −ln p of an excess; 0 for none, never falling with it.
-    fn surprise(&self, d: f64) -> f64 {
+    /// ln of the points so far and one more.
+    fn ln_points(&self) -> f64 {
+        libm::log(self.count as f64 + 1.0)
+    }
+
+    /// −ln p of an excess, given [`ExcessTail::ln_points`]; 0 for none, never falling with it.
+    fn surprise(&self, d: f64, ln_points: f64) -> f64 {
         if d <= 0.0 || self.count < 10 {
             return 0.0;
         }
-        let n = self.count as f64 + 1.0;
         if self.threshold == 0.0 {
-            return libm::log(n);
+            return ln_points;
         }
-        let beyond = |d: f64| {
-            let key = key(d);
-            if key > self.top {
-                return 0.0;
-            }
-            let cell = (CELLS as u32 - 1).saturating_sub(self.top - key) as usize;
-            let above: u32 = self.cells[cell + 1..].iter().fold(0, |s, c| s.saturating_add(*c));
-            let (from, to) = (self.lower_edge(cell), self.lower_edge(cell + 1));
-            let part = if to > from { ((to - d) / (to - from)).clamp(0.0, 1.0) } else { 0.0 };
-            f64::from(above) + part * f64::from(self.cells[cell])
-        };
-        let at_threshold = ((beyond(self.threshold) + 1.0) / n).min(1.0);
+        let at_threshold = ln_points - self.ln_beyond;
         if d < self.threshold {
-            return -libm::log(((beyond(d) + 1.0) / n).clamp(at_threshold, 1.0));
+            return (ln_points - libm::log(self.beyond(d) + 1.0)).clamp(0.0, at_threshold.max(0.0));
         }
-        (libm::log(d) - libm::log(self.threshold)) / self.index - libm::log(at_threshold)
+        (libm::log(d) - self.ln_threshold) / self.index + at_threshold.max(0.0)
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -412,6 +492,7 @@ impl ExcessTail {
         {
             return Err(reader.corrupted("excesses out of range"));
         }
+        tail.sum();
         Ok(tail)
     }
 }
@@ -422,15 +503,17 @@ const SURPRISES: usize = 632;
 /// A surprise is counted as so many units: counts that fade need fractions.
 const UNITS: u32 = 16;
 /// At so many surprises every count loses a quarter.
-const SURPRISE_MEMORY: u64 = 8192;
+const SURPRISE_MEMORY: u32 = 8192;
 /// The calibration starts as if so many surprises of an exponential distribution had been seen.
 const SURPRISE_PRIOR: f64 = 10.0;
 /// The tail is fitted to this share of the surprises.
 const SURPRISE_TAIL: f64 = 0.002;
-/// It starts as if so many excesses of mean 1 had been seen.
+/// Its mean: the views depend on each other, so that S falls by so many nats for one of p.
+const SLOPE: f64 = 5.0;
+/// It starts as if so many excesses of that mean had been seen.
 const SLOPE_PRIOR: f64 = 20.0;
-/// One excess counts as so many nats at most.
-const LARGEST_EXCESS: f64 = 10.0;
+/// One excess counts as so many nats at most: incidents are no noise.
+const LARGEST_EXCESS: f64 = 3.0 * SLOPE;
 
 /// P of the prior at the edges.
 static PRIOR_SHARES: LazyLock<[f64; SURPRISES]> =
@@ -440,8 +523,8 @@ static PRIOR_SHARES: LazyLock<[f64; SURPRISES]> =
 #[derive(Clone)]
 struct Surprises {
     cells: [u32; SURPRISES],
-    /// Their sum.
-    units: u64,
+    /// Units from each cell on; follows from `cells`.
+    from: [u32; SURPRISES + 1],
     learned: u64,
     refreshed: u64,
     /// Cell where the exponential tail begins.
@@ -466,24 +549,30 @@ impl Surprises {
     fn new() -> Self {
         Surprises {
             cells: [0; SURPRISES],
-            units: 0,
+            from: [0; SURPRISES + 1],
             learned: 0,
             refreshed: 0,
             top: surprise_cell(4.0),
-            mean: 1.0,
+            mean: SLOPE,
         }
     }
 
+    fn units(&self) -> u32 {
+        self.from[0]
+    }
+
     fn learn(&mut self, t: f64) {
-        self.cells[surprise_cell(t)] += UNITS;
-        self.units += u64::from(UNITS);
+        let cell = surprise_cell(t);
+        self.cells[cell] += UNITS;
+        for sum in &mut self.from[..=cell] {
+            *sum += UNITS;
+        }
         self.learned = self.learned.saturating_add(1);
-        if self.units >= SURPRISE_MEMORY * u64::from(UNITS) {
-            self.units = 0;
+        if self.units() >= SURPRISE_MEMORY * UNITS {
             for c in &mut self.cells {
                 *c -= *c / 4;
-                self.units += u64::from(*c);
             }
+            self.sum();
         }
         if refresh_due(self.learned, self.refreshed) {
             self.refreshed = self.learned;
@@ -491,19 +580,23 @@ impl Surprises {
         }
     }
 
+    fn sum(&mut self) {
+        for cell in (0..SURPRISES).rev() {
+            self.from[cell] = self.from[cell + 1].saturating_add(self.cells[cell]);
+        }
+    }
+
     fn fit(&mut self) {
-        let wanted = (SURPRISE_TAIL * self.units as f64) as u64;
-        let wanted = wanted.max(10 * u64::from(UNITS));
-        let mut k = 0;
+        let wanted = (SURPRISE_TAIL * f64::from(self.units())) as u32;
+        let wanted = wanted.max(10 * UNITS);
         let mut top = SURPRISES - 1;
-        while top > 1 && k + u64::from(self.cells[top]) < wanted {
-            k += u64::from(self.cells[top]);
+        while top > 1 && self.from[top] < wanted {
             top -= 1;
         }
         // the tail begins above the cell that would make it too long
         top = (top + 1).min(SURPRISES - 1);
         let from = surprise_edge(top);
-        let mut sum = SLOPE_PRIOR;
+        let mut sum = SLOPE_PRIOR * SLOPE;
         for cell in top..SURPRISES {
             if self.cells[cell] > 0 {
                 let middle = 0.5 * (surprise_edge(cell) + surprise_edge(cell + 1));
@@ -512,66 +605,50 @@ impl Surprises {
             }
         }
         self.top = top;
-        self.mean = sum / (k as f64 / f64::from(UNITS) + SLOPE_PRIOR);
+        let count = f64::from(self.from[top]) / f64::from(UNITS);
+        self.mean = sum / (count + SLOPE_PRIOR);
     }
 
     /// Share of surprises from a cell's lower edge on, the prior included.
-    fn share(&self, seen: f64, t: f64) -> f64 {
+    fn share(&self, cell: usize) -> f64 {
         let units = f64::from(UNITS);
-        (seen / units + SURPRISE_PRIOR * libm::exp(-t))
-            / (self.units as f64 / units + SURPRISE_PRIOR)
-    }
-
-    fn seen_from(&self, cell: usize) -> f64 {
-        self.cells[cell.min(SURPRISES)..].iter().map(|c| u64::from(*c)).sum::<u64>() as f64
+        let seen = f64::from(self.from[cell]) / units + SURPRISE_PRIOR * PRIOR_SHARES[cell];
+        (seen / (f64::from(self.units()) / units + SURPRISE_PRIOR)).min(1.0)
     }
 
     /// ln p of a surprise: 0 at 0, never rising with it.
     fn ln_p(&self, t: f64) -> f64 {
         let top = surprise_edge(self.top);
         if t >= top {
-            let share = self.share(self.seen_from(self.top), top);
-            return (libm::log(share.min(1.0)) - (t - top) / self.mean).max(MIN_LN_P);
+            return (libm::log(self.share(self.top)) - (t - top) / self.mean).max(MIN_LN_P);
         }
         let cell = surprise_cell(t);
         let (from, to) = (surprise_edge(cell), surprise_edge(cell + 1));
-        let part = ((to - t) / (to - from)).clamp(0.0, 1.0);
-        let seen = self.seen_from(cell + 1) + part * f64::from(self.cells[cell]);
-        libm::log(self.share(seen, t).min(1.0)).min(0.0)
+        let part = ((t - from) / (to - from)).clamp(0.0, 1.0);
+        let (at_from, at_to) = (self.share(cell), self.share(cell + 1));
+        libm::log(at_from + part * (at_to - at_from))
     }
 
     /// The surprise whose p is alpha.
     fn critical(&self, ln_alpha: f64) -> f64 {
-        let top = surprise_edge(self.top);
-        let mut seen = self.seen_from(self.top);
-        let ln_top = libm::log(self.share(seen, top).min(1.0));
+        let ln_top = libm::log(self.share(self.top));
         if ln_alpha <= ln_top {
-            return top + (ln_top - ln_alpha) * self.mean;
+            return surprise_edge(self.top) + (ln_top - ln_alpha) * self.mean;
         }
-        let units = f64::from(UNITS);
-        let wanted = libm::exp(ln_alpha) * (self.units as f64 / units + SURPRISE_PRIOR);
-        let prior = &*PRIOR_SHARES;
-        let mut cell = self.top;
-        while cell > 0 {
-            cell -= 1;
-            seen += f64::from(self.cells[cell]);
-            if seen / units + SURPRISE_PRIOR * prior[cell] >= wanted {
-                break;
-            }
-        }
-        let (mut low, mut high) = (surprise_edge(cell), surprise_edge(cell + 1));
-        for _ in 0..40 {
-            let middle = 0.5 * (low + high);
-            if middle <= low || middle >= high {
-                break;
-            }
-            if self.ln_p(middle) < ln_alpha {
-                high = middle;
+        let alpha = libm::exp(ln_alpha);
+        // shares never rise from cell to cell
+        let (mut cell, mut beyond) = (0, self.top);
+        while beyond - cell > 1 {
+            let middle = cell.midpoint(beyond);
+            if self.share(middle) >= alpha {
+                cell = middle;
             } else {
-                low = middle;
+                beyond = middle;
             }
         }
-        high
+        let (from, to) = (surprise_edge(cell), surprise_edge(beyond));
+        let (at_from, at_to) = (self.share(cell), self.share(beyond));
+        from + ((at_from - alpha) / (at_from - at_to)).clamp(0.0, 1.0) * (to - from)
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -592,10 +669,10 @@ impl Surprises {
         s.mean = reader.non_negative("mean surprise")?;
         for c in &mut s.cells {
             *c = reader.u32()?;
-            s.units += u64::from(*c);
         }
-        if s.units >= SURPRISE_MEMORY * u64::from(UNITS)
-            || s.units > s.learned.saturating_mul(u64::from(UNITS))
+        s.sum();
+        if s.units() >= SURPRISE_MEMORY * UNITS
+            || u64::from(s.units()) > s.learned.saturating_mul(u64::from(UNITS))
             || s.refreshed > s.learned
             || !(1..SURPRISES).contains(&s.top)
             || !(1e-3..=LARGEST_EXCESS).contains(&s.mean)
@@ -606,12 +683,17 @@ impl Surprises {
     }
 }
 
-/// The critical surprise that was computed last.
+/// What a point that was judged is worth when it is learned next.
 #[derive(Debug, Clone, Copy)]
-struct Critical {
-    ln_alpha: f64,
-    learned: u64,
-    statistic: f64,
+struct Judged {
+    at: i64,
+    value: u64,
+    trials: u64,
+    count: u64,
+    seen: Seen,
+    s: f64,
+    x: f64,
+    b: f64,
 }
 
 /// What was never seen, on top of any model of the expected: the whole model of one entity.
@@ -621,24 +703,25 @@ pub(super) struct Surprise {
     surprises: Box<Surprises>,
     /// The surprise that is remembered, and the share of it that one point leaves.
     remembered: f64,
+    /// −ln p of the residual that was farthest out so far, and how much farther others were than what
+    /// was the farthest before.
+    farthest: f64,
+    far: Box<ExcessTail>,
+    /// Whether the forecast explains so much that a residual is news without any view.
+    pub trusted: bool,
     fade: f64,
     calendar: Calendar,
-    critical: Cell<Option<Critical>>,
+    judged: Cell<Option<Judged>>,
 }
 
-/// What the −ln p of a baseline counts for. By n points it can vouch for p down to 1/n; what it
-/// extrapolates beyond is a guess about tails, and counts by its logarithm only.
-fn vouched(surprise: f64, points: u64) -> f64 {
-    let known = libm::log(points as f64 + 1.0);
+/// What the −ln p of a baseline counts for. By n points it can vouch for p down to 1/n, −ln p up to
+/// `known`; what it extrapolates beyond is a guess about tails, and counts by its logarithm only.
+fn vouched(surprise: f64, known: f64) -> f64 {
     if surprise <= known { surprise } else { known + libm::log1p(surprise - known) }
 }
 
-fn vouched_inverse(s: f64, points: u64) -> f64 {
-    let known = libm::log(points as f64 + 1.0);
-    if s <= known { s } else { known + libm::expm1((s - known).min(700.0)) }
-}
-
 /// A point as the views see it.
+#[derive(Debug, Clone, Copy)]
 struct Seen {
     bin: usize,
     edges: [Edge; VIEWS.len()],
@@ -652,9 +735,12 @@ impl Surprise {
             tails: Box::new(std::array::from_fn(|_| ExcessTail::new())),
             surprises: Box::new(Surprises::new()),
             remembered: 0.0,
+            farthest: 0.0,
+            far: Box::new(ExcessTail::new()),
+            trusted: false,
             fade: if memory == 0 { 0.0 } else { libm::exp(-1.0 / memory as f64) },
             calendar,
-            critical: Cell::new(None),
+            judged: Cell::new(None),
         }
     }
 
@@ -663,25 +749,13 @@ impl Surprise {
         self.ranges.count
     }
 
-    fn see(&self, at: i64) -> Seen {
-        let bin = (self.calendar.local(at).second / BIN_SECONDS) as usize % BINS;
-        Seen { bin, edges: self.ranges.edges(bin) }
+    fn bin(&self, at: i64) -> usize {
+        (self.calendar.local_second(at).rem_euclid(86_400) / i64::from(BIN_SECONDS)) as usize % BINS
     }
 
-    /// What the views add to a value on the given side of the expected one.
-    fn novelty(&self, seen: &Seen, x: f64, side: Direction) -> f64 {
-        let mut sum = 0.0;
-        for (edge, tail) in seen.edges.iter().zip(self.tails.iter()) {
-            let d = match side {
-                Direction::High => edge.above(x),
-                Direction::Low => edge.below(x),
-                Direction::None => 0.0,
-            };
-            if d > 0.0 {
-                sum += tail.surprise(d);
-            }
-        }
-        sum
+    fn see(&self, at: i64) -> Seen {
+        let bin = self.bin(at);
+        Seen { bin, edges: self.ranges.edges(at, bin) }
     }
 
     /// S brought to the scale on which it is calibrated: in full if it is news.
@@ -701,153 +775,107 @@ impl Surprise {
         if t <= 1.0 { t * (NEWS + self.remembered) } else { t.max(self.remembered + NEWS) }
     }
 
-    fn critical(&self, ln_alpha: f64) -> f64 {
-        let learned = self.surprises.learned;
-        if let Some(c) = self.critical.get()
-            && c.ln_alpha == ln_alpha
-            && c.learned == learned
-        {
-            return c.statistic;
-        }
-        let statistic = self.surprises.critical(ln_alpha);
-        self.critical.set(Some(Critical { ln_alpha, learned, statistic }));
-        statistic
+    /// From where on S is too large.
+    fn limit(&self, rule: &Rule) -> f64 {
+        let critical = || self.untold(self.surprises.critical(rule.ln_alpha));
+        rule.threshold.unwrap_or_else(critical)
     }
 
     /// The verdict on a point, given the model of the expected.
     pub fn judge(&self, base: &dyn EntityModel, point: &Point, rule: &Rule) -> Verdict {
-        // From where on S is too large.
-        let limit = match rule.threshold {
-            Some(threshold) => threshold,
-            None => self.untold(self.critical(rule.ln_alpha)),
-        };
-        let seen_points = base.count();
-        let ln_limit = (-vouched_inverse(limit, seen_points)).clamp(MIN_LN_P, -f64::EPSILON);
-        let base_rule =
-            Rule { threshold: None, ln_alpha: ln_limit, z_alpha: deviation_from_ln_p(ln_limit) };
-        let mut verdict = base.judge(point, &base_rule);
-        if verdict.expected.is_nan() || verdict.status == Status::NonFinite {
-            return verdict;
+        let mut verdict = Verdict::without_baseline(point);
+        let expectation = base.expectation(point);
+        let side = expectation.as_ref().map(|e| Side::new(self, e, base.count(), point.at));
+        if let Some(side) = &side {
+            verdict.expected = side.expected;
+            if rule.range {
+                let limit = self.limit(rule);
+                verdict.upper = side.bound(Direction::High, limit);
+                verdict.lower = side.bound(Direction::Low, limit);
+            }
         }
-        let seen = self.see(point.at);
-        let x = point.value;
-        verdict.direction = Direction::of(x, verdict.expected);
-        let s = self.sum(&seen, &verdict, seen_points, x);
+        if !point.value.is_finite() {
+            return verdict.of_non_finite();
+        }
+        let Some(side) = side else { return verdict };
+        let (x, s) = (side.news(point.value), side.surprise(point.value));
+        verdict.direction = Direction::of(point.value, side.expected);
         verdict.statistic = if verdict.direction == Direction::Low { -s } else { s };
         verdict.tail = Tail::LnP(self.surprises.ln_p(self.told(s)));
-        let judge = |x: f64| {
-            let mut v = base.judge(&Point { value: x, ..*point }, &base_rule);
-            v.direction = Direction::of(x, verdict.expected);
-            self.sum(&seen, &v, seen_points, x)
-        };
-        let (lower, upper) = (verdict.lower, verdict.upper);
-        let expected = verdict.expected;
-        let bound = |outer, side| self.bound(&seen, expected, outer, side, limit, &judge);
-        verdict.upper = bound(upper, Direction::High).max(expected);
-        verdict.lower = bound(lower, Direction::Low).min(expected);
         verdict.is_anomaly = match rule.threshold {
             Some(threshold) => s > threshold,
             None => verdict.ln_p() < rule.ln_alpha,
         };
+        self.judged.set(Some(Judged {
+            at: point.at,
+            value: point.value.to_bits(),
+            trials: point.trials.to_bits(),
+            count: self.ranges.count,
+            seen: side.seen,
+            s,
+            x,
+            b: -side.expectation.ln_p(point.value),
+        }));
         verdict
     }
 
-    fn sum(&self, seen: &Seen, base: &Verdict, points: u64, x: f64) -> f64 {
-        vouched(-base.ln_p(), points) + self.novelty(seen, x, base.direction)
-    }
-
-    /// Where S reaches `limit` on one side; `outer` is where the baseline alone does.
-    fn bound(
-        &self,
-        seen: &Seen,
-        expected: f64,
-        outer: f64,
-        side: Direction,
-        limit: f64,
-        s: &dyn Fn(f64) -> f64,
-    ) -> f64 {
-        let outer = if outer.is_nan() { expected } else { outer };
-        let nearest = seen.edges.iter().fold(f64::INFINITY, |nearest, e| match side {
-            Direction::High => nearest.min(e.high - expected),
-            _ => nearest.min(expected - e.low),
+    /// Takes note of a point with a finite value, before the model of the expected does. Its ln p, if
+    /// anything was expected.
+    pub fn learn(&mut self, base: &dyn EntityModel, point: &Point) -> Option<f64> {
+        let known = self.judged.take().filter(|j| {
+            (j.at, j.value, j.trials, j.count)
+                == (point.at, point.value.to_bits(), point.trials.to_bits(), self.ranges.count)
         });
-        let reach = (outer - expected).abs();
-        if nearest >= reach {
-            return outer;
-        }
-        let sign = if side == Direction::High { 1.0 } else { -1.0 };
-        let excess = |d: f64| s(finite(expected + sign * d)) - limit;
-        // S jumps at the edges of views and is smooth between them.
-        let mut edges = seen.edges.map(|e| match side {
-            Direction::High => e.high - expected,
-            _ => expected - e.low,
+        let judged = known.or_else(|| {
+            let expectation = base.expectation(point)?;
+            let side = Side::new(self, &expectation, base.count(), point.at);
+            Some(Judged {
+                at: point.at,
+                value: point.value.to_bits(),
+                trials: point.trials.to_bits(),
+                count: self.ranges.count,
+                s: side.surprise(point.value),
+                x: side.news(point.value),
+                b: -side.expectation.ln_p(point.value),
+                seen: side.seen,
+            })
         });
-        edges.sort_unstable_by(f64::total_cmp);
-        let (mut low, mut high, mut at_low) = (0.0, reach, -limit);
-        for edge in edges.into_iter().filter(|e| *e > 0.0 && *e < reach) {
-            let at = excess(edge);
-            if at > 0.0 {
-                high = edge;
-                break;
-            }
-            (low, at_low) = (edge, at);
-        }
-        // The outer end may be many orders of magnitude away: first find the right one.
-        let mut step = (low.max(high.min(low * 2.0)) - low).max(1e-3 * expected.abs()).max(1e-9);
-        while low + step < high {
-            let at = excess(low + step);
-            if at > 0.0 {
-                high = low + step;
-                break;
-            }
-            (low, at_low) = (low + step, at);
-            step *= 4.0;
-        }
-        let mut at_high = excess(high).max(f64::MIN_POSITIVE);
-        // False position with the weights of the Illinois rule (Dowell and Jarratt 1971), bisection
-        // where that is slow.
-        for round in 0..60 {
-            if high - low <= 1e-10 * high {
-                break;
-            }
-            let part = if round % 4 == 3 { 0.5 } else { at_low / (at_low - at_high) };
-            let middle = low + part.clamp(1e-3, 1.0 - 1e-3) * (high - low);
-            if middle <= low || middle >= high {
-                break;
-            }
-            let at = excess(middle);
-            if at > 0.0 {
-                (high, at_high, at_low) = (middle, at, 0.5 * at_low);
-            } else {
-                (low, at_low, at_high) = (middle, at, 0.5 * at_high);
-            }
-        }
-        finite(expected + sign * high)
-    }
-
-    /// Takes note of a point with a finite value, before the model of the expected does.
-    pub fn learn(&mut self, base: &dyn EntityModel, point: &Point) {
-        let seen = self.see(point.at);
-        let x = point.value;
-        let rule = Rule { threshold: None, ln_alpha: -1.0, z_alpha: 0.9 };
-        let verdict = base.judge(point, &rule);
-        if !verdict.expected.is_nan() && base.count() > 1 {
-            let side = Direction::of(x, verdict.expected);
-            let s = vouched(-verdict.ln_p(), base.count()) + self.novelty(&seen, x, side);
-            self.surprises.learn(self.told(s));
+        let Some(judged) = judged else {
+            let bin = self.bin(point.at);
+            self.ranges.learn(point.at, point.value, bin);
+            return None;
+        };
+        let mut ln_p = None;
+        if base.count() > 1 {
+            let told = self.told(judged.s);
+            ln_p = Some(self.surprises.ln_p(told));
+            self.surprises.learn(told);
             self.remembered =
-                (self.remembered * self.fade).max(if self.fade > 0.0 { s } else { 0.0 });
-            for (edge, tail) in seen.edges.iter().zip(self.tails.iter_mut()) {
+                (self.remembered * self.fade).max(if self.fade > 0.0 { judged.s } else { 0.0 });
+            for (edge, tail) in judged.seen.edges.iter().zip(self.tails.iter_mut()) {
                 if edge.high.is_finite() || edge.low.is_finite() {
-                    tail.learn(edge.above(x).max(edge.below(x)));
+                    tail.learn(edge.above(judged.x).max(edge.below(judged.x)));
                 }
             }
         }
-        self.ranges.learn(x, seen.bin);
+        if self.ranges.count >= u64::from(MIN_CONTEXT) {
+            self.far.learn((judged.b - self.farthest).max(0.0));
+        }
+        self.farthest = self.farthest.max(judged.b);
+        self.ranges.learn(point.at, judged.x, judged.seen.bin);
+        ln_p
+    }
+
+    /// Typical time between points, µs.
+    pub fn interval(&self) -> f64 {
+        self.ranges.interval
     }
 
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.remembered.to_le_bytes());
+        out.push(u8::from(self.trusted));
+        out.extend_from_slice(&self.farthest.to_le_bytes());
+        self.far.encode(out);
         self.ranges.encode(out);
         for tail in self.tails.iter() {
             tail.encode(out);
@@ -858,6 +886,13 @@ impl Surprise {
     pub fn decode(reader: &mut Reader<'_>, calendar: Calendar, memory: u64) -> Result<Self> {
         let mut surprise = Surprise::new(calendar, memory);
         surprise.remembered = reader.non_negative("remembered surprise")?;
+        surprise.trusted = match reader.u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(reader.corrupted("unknown flag")),
+        };
+        surprise.farthest = reader.non_negative("farthest residual")?;
+        *surprise.far = ExcessTail::decode(reader)?;
         *surprise.ranges = Ranges::decode(reader)?;
         for tail in surprise.tails.iter_mut() {
             *tail = ExcessTail::decode(reader)?;
@@ -868,10 +903,177 @@ impl Surprise {
 
     pub fn metadata(&self, verdict: &Verdict, rule: &Rule, map: &mut Map<String, Value>) {
         map.insert("surprise".into(), json_number(verdict.statistic.abs()));
-        let limit = rule.threshold.unwrap_or_else(|| self.untold(self.critical(rule.ln_alpha)));
-        map.insert("threshold".into(), json_number(limit));
+        map.insert("threshold".into(), json_number(self.limit(rule)));
         map.insert("remembered".into(), json_number(self.remembered));
     }
+}
+
+/// The surprise of any value at the time of a point.
+struct Side<'a> {
+    surprise: &'a Surprise,
+    expectation: &'a Expectation<'a>,
+    expected: f64,
+    seen: Seen,
+    /// ln of the points that the model of the expected can vouch by.
+    known: f64,
+    /// [`ExcessTail::ln_points`] of each view that has an edge.
+    ln_points: [f64; VIEWS.len()],
+    ln_far: f64,
+}
+
+impl<'a> Side<'a> {
+    fn new(surprise: &'a Surprise, expectation: &'a Expectation<'a>, count: u64, at: i64) -> Self {
+        let seen = surprise.see(at);
+        let ln_points = std::array::from_fn(|i| match seen.edges[i].high {
+            f64::INFINITY => 0.0,
+            _ => surprise.tails[i].ln_points(),
+        });
+        Side {
+            surprise,
+            expectation,
+            expected: expectation.expected(),
+            seen,
+            ln_points,
+            ln_far: surprise.far.ln_points(),
+            known: libm::log(count as f64 + 1.0),
+        }
+    }
+
+    /// A value without what chance explains: of z standard deviations, [`CHANCE`] are no news.
+    fn news(&self, x: f64) -> f64 {
+        match self.expectation.deviation_by_chance(x) {
+            None => x,
+            Some(z) if z <= CHANCE => self.expected,
+            Some(z) => self.expected + (x - self.expected) * (1.0 - CHANCE / z),
+        }
+    }
+
+    /// S of a value.
+    fn surprise(&self, x: f64) -> f64 {
+        if self.expectation.is_impossible(x) {
+            return IMPOSSIBLE;
+        }
+        let x = self.expectation.without_rounding(x);
+        self.total(self.novelty(x), -self.expectation.ln_p(x))
+    }
+
+    fn total(&self, novelty: f64, base: f64) -> f64 {
+        let sum = novelty
+            + vouched(base, self.known)
+            + self.surprise.far.surprise(base - self.surprise.farthest, self.ln_far);
+        if self.surprise.trusted && base > self.known {
+            return sum.max(4.0 * self.known + SLOPE * (base - self.known));
+        }
+        sum
+    }
+
+    /// What the views add.
+    fn novelty(&self, x: f64) -> f64 {
+        let news = self.news(x);
+        let mut sum = 0.0;
+        for (i, edge) in self.seen.edges.iter().enumerate() {
+            let d = match Direction::of(x, self.expected) {
+                Direction::High => edge.above(news),
+                Direction::Low => edge.below(news),
+                Direction::None => 0.0,
+            };
+            if d > 0.0 {
+                sum += self.surprise.tails[i].surprise(d, self.ln_points[i]);
+            }
+        }
+        sum
+    }
+
+    /// Whether S exceeds a limit; the views often tell without the forecast.
+    fn exceeds(&self, x: f64, limit: f64) -> bool {
+        let x = self.expectation.without_rounding(x);
+        let novelty = self.novelty(x);
+        novelty > limit
+            || self.expectation.is_impossible(x)
+            || self.total(novelty, -self.expectation.ln_p(x)) > limit
+    }
+
+    /// Where S reaches `limit` on one side.
+    fn bound(&self, side: Direction, limit: f64) -> f64 {
+        let sign = if side == Direction::High { 1.0 } else { -1.0 };
+        let at = |d: f64| finite(self.expected + sign * d);
+        let excess = |d: f64| self.surprise(at(d)) - limit;
+        let exceeds = |d: f64| self.exceeds(at(d), limit);
+        // S jumps at the edges of views and is smooth between them.
+        let mut edges = self.seen.edges.map(|e| match side {
+            Direction::High => e.high - self.expected,
+            _ => self.expected - e.low,
+        });
+        edges.sort_unstable_by(f64::total_cmp);
+        let beyond = |d: f64| d + 4.0 * ROUNDING * at(d).abs().max(self.expected.abs());
+        let (mut low, mut high) = (0.0, f64::INFINITY);
+        if edges[0] <= 0.0 && exceeds(beyond(0.0)) {
+            return self.expected;
+        }
+        // The first edge beyond which S is too large. What chance explains moves them, who knows where.
+        let known = if self.expectation.is_by_chance() { 0 } else { edges.len() };
+        let edges = &edges[..edges.partition_point(|e| *e < f64::INFINITY).min(known)];
+        let edges = &edges[edges.partition_point(|e| *e <= 0.0)..];
+        let first = edges.partition_point(|e| !exceeds(beyond(*e)));
+        if first > 0 {
+            low = beyond(edges[first - 1]);
+        }
+        if let Some(edge) = edges.get(first) {
+            if !exceeds(*edge) {
+                return at(*edge);
+            }
+            high = *edge;
+        }
+        let mut step = self.expectation.spread().max(0.1 * low).max(1e-9 * self.expected.abs());
+        step = step.max(1e-300);
+        while high == f64::INFINITY {
+            let further = low + step;
+            if !(self.expected + sign * further).is_finite() {
+                return finite(sign * f64::INFINITY);
+            }
+            if exceeds(further) {
+                high = further;
+            } else {
+                low = further;
+                step *= 4.0;
+            }
+        }
+        at(root(&excess, low, high))
+    }
+}
+
+/// Just above where a rising function becomes positive, between `low`, where it is not, and `high`,
+/// where it is: inverse quadratic interpolation where that is safe, else bisection (Chandrupatla
+/// 1997, "A new hybrid quadratic/bisection algorithm").
+fn root(f: &dyn Fn(f64) -> f64, low: f64, high: f64) -> f64 {
+    // a: latest, b: the other side, c: the one before
+    let (mut a, mut b) = (high, low);
+    let (mut fa, mut fb) = (f(a), f(b).min(-f64::MIN_POSITIVE));
+    let (mut c, mut fc);
+    let mut part = 0.5;
+    for _ in 0..100 {
+        let x = a + part * (b - a);
+        let fx = f(x);
+        if (fx > 0.0) == (fa > 0.0) {
+            (c, fc) = (a, fa);
+        } else {
+            (c, b, fc, fb) = (b, a, fb, fa);
+        }
+        (a, fa) = (x, fx);
+        let width = (b - a).abs();
+        let least = 0.5 * TOLERANCE * a.abs().max(b.abs()) / width;
+        if least > 0.5 || width <= f64::MIN_POSITIVE {
+            break;
+        }
+        let (xi, phi) = ((a - b) / (c - b), (fa - fb) / (fc - fb));
+        part = if phi * phi < xi && (1.0 - phi) * (1.0 - phi) < 1.0 - xi {
+            fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
+        } else {
+            0.5
+        };
+        part = part.clamp(least, 1.0 - least);
+    }
+    if fa > 0.0 { a } else { b }
 }
 
 /// The mean of the latest days at a time of day.
@@ -993,47 +1195,10 @@ impl DayProfile {
     }
 }
 
-/// The mean of the latest days at a time of day, without novelty: what novelty expects.
-pub(super) struct Profile {
-    calendar: Calendar,
-}
-
-impl Profile {
-    pub fn new(context: &Context) -> Self {
-        Profile { calendar: context.calendar.clone() }
-    }
-}
-
-impl Strategy for Profile {
-    fn name(&self) -> &'static str {
-        "day_profile"
-    }
-
-    fn short_name(&self) -> &'static str {
-        "day_profile"
-    }
-
-    fn statistic_name(&self) -> &'static str {
-        "residual"
-    }
-
-    fn algorithm(&self) -> u16 {
-        20
-    }
-
-    fn new_state(&self) -> Box<dyn EntityModel> {
-        Box::new(LocationScale::new(DayProfile::new(self.calendar.clone())))
-    }
-
-    fn decode_state(&self, reader: &mut Reader<'_>) -> Result<Box<dyn EntityModel>> {
-        let calendar = self.calendar.clone();
-        Ok(Box::new(LocationScale::decode(reader, |r| DayProfile::decode(r, calendar))?))
-    }
-}
-
 /// See the head of this file.
 pub struct Novelty {
     calendar: Calendar,
+    kind: Kind,
     memory: u64,
 }
 
@@ -1043,7 +1208,7 @@ impl Novelty {
     pub fn new(params: &Map<String, Value>, context: &Context) -> Result<Self> {
         check_keys("statistical_novelty", params, &["habituation"])?;
         let memory = integer_param(params, "habituation", MEMORY, 0..=1_000_000)?;
-        Ok(Novelty { calendar: context.calendar.clone(), memory })
+        Ok(Novelty { calendar: context.calendar.clone(), kind: context.kind, memory })
     }
 }
 
@@ -1066,7 +1231,7 @@ impl Strategy for Novelty {
 
     fn new_state(&self) -> Box<dyn EntityModel> {
         Box::new(NoveltyModel {
-            base: LocationScale::new(DayProfile::new(self.calendar.clone())),
+            base: LocationScale::new(DayProfile::new(self.calendar.clone())).of_kind(self.kind),
             surprise: Surprise::new(self.calendar.clone(), self.memory),
         })
     }

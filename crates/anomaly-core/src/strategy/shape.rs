@@ -481,7 +481,7 @@ impl<B: Shape> Shaped<B> {
         let figure = figure(envelope.statistic(point.value));
         if self.judged.0.is_ready() {
             // Any rule gives the same p, and the one at hand has its critical value computed.
-            let any = Rule { threshold: None, ln_alpha: -1.0, z_alpha: 0.9 };
+            let any = Rule { range: false, ..Rule::new(None, -1.0) };
             let any = self.critical.get().map_or(any, |c| c.by_value);
             let by_value = self.value.judge(point, &any).ln_p();
             let smaller = by_value.min(self.judged.0.ln_p(figure));

@@ -15,7 +15,7 @@ pub struct Noise {
     pub name: &'static str,
     pub kind: Kind,
     /// The value of hour `i`, given the value before.
-    next: fn(&mut Rng, i: usize, last: f64) -> f64,
+    pub next: fn(&mut Rng, i: usize, last: f64) -> f64,
 }
 
 fn poisson(rng: &mut Rng, mean: f64) -> f64 {

@@ -1,6 +1,7 @@
 -- detect_anomalies over 1,000 series of 1,000 hourly points beside the usual way outside the database: export, STL per
 -- series with statsmodels, and distances in median absolute deviations of what STL leaves over. The robust fit is what
 -- detection needs, because the plain one bends towards the anomalies; both are shown. The plain and the robust case
+-- tell which points are anomalies, as detect_auto_anomalies does; detect_auto answers every point with its range. They
 -- work on the first 50 series only, so that the benchmark ends in minutes; time per row is what is compared.
 -- @repetitions 3
 
@@ -17,10 +18,14 @@ VACUUM (ANALYZE, FREEZE) metric;
 -- @case detect_auto rows=1_000_000
 SELECT '@fact found ' || count(*) FILTER (WHERE is_anomaly) || ' of ' || count(*)
 FROM detect_anomalies('SELECT at, series::text, value FROM metric', entity => 'series', strategy => 'auto');
+-- @case detect_auto_anomalies rows=1_000_000
+SELECT '@fact found ' || count(*)
+FROM detect_anomalies('SELECT at, series::text, value FROM metric', entity => 'series', strategy => 'auto',
+                      only_anomalies => true) WHERE is_anomaly;
 -- @case detect_seasonal rows=1_000_000
 SELECT '@fact found ' || count(*) FILTER (WHERE is_anomaly) || ' of ' || count(*)
 FROM detect_anomalies('SELECT at, series::text, value FROM metric', entity => 'series', strategy => 'seasonal');
--- @case statsmodels_robust_stl rows=50_000 beside=detect_auto parallel=yes owed="ratio >= 20"
+-- @case statsmodels_robust_stl rows=50_000 beside=detect_auto_anomalies parallel=yes owed="ratio >= 20"
 \echo `target/venv-bench/bin/python bench/stl_mad.py robust`
--- @case statsmodels_stl rows=50_000 beside=detect_auto parallel=yes
+-- @case statsmodels_stl rows=50_000 beside=detect_auto_anomalies parallel=yes
 \echo `target/venv-bench/bin/python bench/stl_mad.py plain`

@@ -36,6 +36,7 @@ fn main() {
                 ..DetectorConfig::default()
             });
             let Ok(detector) = detector else { continue };
+            let detector = detector.with_ranges_of_anomalies_only();
             let mut flagged = [0u64; AGES.len() - 1];
             let start = Instant::now();
             for seed in 1..=series {

@@ -509,7 +509,7 @@ const SURPRISE_PRIOR: f64 = 10.0;
 /// The tail is fitted to this share of the surprises.
 const SURPRISE_TAIL: f64 = 0.002;
 /// Its mean: the views depend on each other, so that S falls by so many nats for one of p.
-const SLOPE: f64 = 5.0;
+const SLOPE: f64 = 4.0;
 /// It starts as if so many excesses of that mean had been seen.
 const SLOPE_PRIOR: f64 = 20.0;
 /// One excess counts as so many nats at most: incidents are no noise.

@@ -68,7 +68,8 @@ pub fn share(
         points_per_day: Some(1.0),
         ..DetectorConfig::default()
     })
-    .ok()?;
+    .ok()?
+    .with_ranges_of_anomalies_only();
     let all = (seeds.end - seeds.start) as f64 * judged as f64;
     let mut flagged = 0u32;
     for seed in seeds {

@@ -15,6 +15,7 @@ mod ewma_score;
 mod gucs;
 mod health;
 mod iqr_score;
+mod isolation_forest;
 mod modified_zscore;
 mod monitor;
 mod monitor_system;

@@ -7,6 +7,8 @@ pub mod counts;
 pub mod database_list;
 pub mod distinct;
 pub mod filesystem;
+pub mod float_array;
+pub mod forest;
 pub mod guc_prefix;
 pub mod internal_rights;
 pub mod interrupts;

@@ -1,5 +1,5 @@
-//! The type `anomaly_sketch` as PostgreSQL sees it: a varlena of 8 header bytes (the length word and
-//! four zero bytes) followed by the core's flat words.
+//! Types of flat words as PostgreSQL sees them: a varlena of 8 header bytes (the length word and four
+//! zero bytes) followed by the core's words; and the functions of `anomaly_sketch`.
 //!
 //! The transition and the combine function are written against the version-1 call convention
 //! directly, because they run once per row: the state is changed in place when an aggregate node
@@ -7,6 +7,7 @@
 //! grow, a larger copy is returned in the current (per-row) memory context; the executor copies it into
 //! the aggregate's context and frees the old one, so growing by doubling costs two copies.
 
+use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use anomaly_core::sketch::{self, HEADER, Room, Sketch, View};
@@ -75,7 +76,7 @@ impl FromDatum for SketchArg<'_> {
         }
         // SAFETY: a datum of type anomaly_sketch that is not NULL points to a varlena, and the
         // detoasted value lives as long as the function call's memory context.
-        let value = unsafe { Value::detoasted(datum) };
+        let value = unsafe { Value::<SketchWords>::detoasted(datum) };
         // SAFETY: as above; nobody writes to an argument during the call.
         Some(SketchArg { words: unsafe { value.words() } })
     }
@@ -104,48 +105,67 @@ unsafe impl<'fcx> ArgAbi<'fcx> for SketchArg<'fcx> {
 // SAFETY: returns a palloc'd varlena of the declared type.
 unsafe impl BoxRet for SketchValue {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
-        let value = Value::new(self.0.len());
-        // SAFETY: just allocated, nobody else knows it.
-        unsafe { value.words_mut() }.copy_from_slice(&self.0);
+        let value = Value::<SketchWords>::copied(&self.0);
         // SAFETY: a valid value of the return type in the caller's memory context.
         unsafe { fcinfo.return_raw_datum(value.datum()) }
     }
 }
 
 /// A plain (not compressed, not short, aligned) varlena of this type.
-#[derive(Clone, Copy)]
-struct Value(NonNull<pg_sys::varlena>);
+pub(super) struct Value<T>(NonNull<pg_sys::varlena>, PhantomData<T>);
 
-impl Value {
+/// A type whose values are flat words.
+pub(super) trait FlatWords {
+    const NAME: &str;
+    /// Words that every value has.
+    const HEADER: usize;
+}
+
+struct SketchWords;
+
+impl FlatWords for SketchWords {
+    const NAME: &str = "anomaly_sketch";
+    const HEADER: usize = HEADER;
+}
+
+impl<T: FlatWords> Value<T> {
     /// Zeroed, in the current memory context. `words` is bounded by the core's capacity.
-    fn new(words: usize) -> Value {
+    fn new(words: usize) -> Self {
         let bytes = PREFIX + 8 * words;
         // SAFETY: palloc0 returns `bytes` aligned zero bytes or raises; the length word is written
         // before anyone reads it.
         unsafe {
             let ptr = pg_sys::palloc0(bytes).cast::<pg_sys::varlena>();
             varlena::set_varsize_4b(ptr, bytes as i32);
-            Value(NonNull::new_unchecked(ptr))
+            Value(NonNull::new_unchecked(ptr), PhantomData)
         }
+    }
+
+    /// In the current memory context.
+    pub(super) fn copied(words: &[u64]) -> Self {
+        let value = Self::new(words.len());
+        // SAFETY: just allocated, nobody else knows it.
+        unsafe { value.words_mut() }.copy_from_slice(words);
+        value
     }
 
     /// # Safety
     /// `datum` is a non-NULL datum of a varlena type.
-    unsafe fn detoasted(datum: pg_sys::Datum) -> Value {
+    pub(super) unsafe fn detoasted(datum: pg_sys::Datum) -> Self {
         let ptr = datum.cast_mut_ptr::<pg_sys::varlena>();
         // SAFETY: the caller's promise; pg_detoast_datum returns a plain aligned varlena.
         unsafe {
             let plain = varlena::varatt_is_4b_u(ptr) && aligned(ptr);
             let ptr = if plain { ptr } else { pg_sys::pg_detoast_datum_copy(ptr) };
-            Value(NonNull::new_unchecked(ptr))
+            Value(NonNull::new_unchecked(ptr), PhantomData)
         }
     }
 
-    fn words_len(self) -> usize {
+    fn words_len(&self) -> usize {
         // SAFETY: a plain varlena, so its length word is readable.
         let bytes = unsafe { varlena::varsize_4b(self.0.as_ptr()) };
-        if bytes < PREFIX + 8 * HEADER || bytes % 8 != 0 {
-            let message = format!("damaged anomaly_sketch: it has {bytes} bytes");
+        if bytes < PREFIX + 8 * T::HEADER || bytes % 8 != 0 {
+            let message = format!("damaged {}: it has {bytes} bytes", T::NAME);
             Err(report(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)).unwrap_or_report()
         }
         (bytes - PREFIX) / 8
@@ -153,33 +173,33 @@ impl Value {
 
     /// # Safety
     /// The memory lives and nobody writes to it during `'a`.
-    unsafe fn words<'a>(self) -> &'a [u64] {
+    pub(super) unsafe fn words<'a>(&self) -> &'a [u64] {
         // SAFETY: the varlena is as long as its length word says and aligned to 8.
         unsafe { std::slice::from_raw_parts(self.start(), self.words_len()) }
     }
 
     /// # Safety
     /// The memory lives and nobody else uses it during `'a`.
-    unsafe fn words_mut<'a>(self) -> &'a mut [u64] {
+    pub(super) unsafe fn words_mut<'a>(&self) -> &'a mut [u64] {
         // SAFETY: the varlena is as long as its length word says and aligned to 8.
         unsafe { std::slice::from_raw_parts_mut(self.start(), self.words_len()) }
     }
 
-    fn start(self) -> *mut u64 {
+    fn start(&self) -> *mut u64 {
         // SAFETY: every value is longer than the prefix (`words_len`, `new`).
         unsafe { self.0.as_ptr().cast::<u8>().add(PREFIX).cast() }
     }
 
-    fn datum(self) -> pg_sys::Datum {
+    pub(super) fn datum(&self) -> pg_sys::Datum {
         pg_sys::Datum::from(self.0.as_ptr())
     }
 
     /// A copy with room for `len` words.
-    fn grown(self, len: usize) -> Value {
-        let larger = Value::new(len);
+    pub(super) fn grown(&self, len: usize) -> Self {
+        let larger = Self::new(len);
         // SAFETY: the new value is ours alone; the old one is read only here.
         unsafe {
-            let old = self.words::<'_>();
+            let old = self.words();
             larger.words_mut()[..old.len()].copy_from_slice(old);
         }
         larger
@@ -229,26 +249,25 @@ pub(super) unsafe fn return_null(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Da
 /// The state that a transition may change: argument 0 itself inside an aggregate, a copy elsewhere.
 ///
 /// # Safety
-/// `fcinfo` is that of the running call and argument 0 has type anomaly_sketch.
+/// `fcinfo` is that of the running call and argument 0 has type `T`.
 #[inline]
-unsafe fn own_state(fcinfo: pg_sys::FunctionCallInfo, state: pg_sys::Datum) -> Value {
+pub(super) unsafe fn own_state<T: FlatWords>(
+    fcinfo: pg_sys::FunctionCallInfo,
+    state: pg_sys::Datum,
+) -> Value<T> {
     // SAFETY: the caller's promise. In an aggregate the state is the node's own copy.
     unsafe {
         let ptr = state.cast_mut_ptr::<pg_sys::varlena>();
         if in_aggregate(fcinfo) && varlena::varatt_is_4b_u(ptr) && aligned(ptr) {
-            Value(NonNull::new_unchecked(ptr))
+            Value(NonNull::new_unchecked(ptr), PhantomData)
         } else {
-            Value(NonNull::new_unchecked(pg_sys::pg_detoast_datum_copy(ptr)))
+            Value(NonNull::new_unchecked(pg_sys::pg_detoast_datum_copy(ptr)), PhantomData)
         }
     }
 }
 
-fn initial() -> Value {
-    let words = sketch::initial();
-    let value = Value::new(words.len());
-    // SAFETY: just allocated, nobody else knows it.
-    unsafe { value.words_mut() }.copy_from_slice(&words);
-    value
+fn initial() -> Value<SketchWords> {
+    Value::copied(&sketch::initial())
 }
 
 /// `anomaly_summary_trans(anomaly_sketch, double precision)`: adds one row to a state.
@@ -306,17 +325,14 @@ pub unsafe extern "C-unwind" fn anomaly_summary_combine(
         return state.unwrap_or_else(|| unsafe { return_null(fcinfo) });
     };
     // SAFETY: argument 1 is declared as anomaly_sketch and is only read.
-    let other = unsafe { Value::detoasted(other).words::<'_>() };
+    let other = unsafe { Value::<SketchWords>::detoasted(other).words() };
     let Some(state) = state else {
         View::new(other).map_err(from_core).unwrap_or_report();
         // A copy: the other state is not ours to hand on.
-        let value = Value::new(other.len());
-        // SAFETY: just allocated, nobody else knows it.
-        unsafe { value.words_mut() }.copy_from_slice(other);
-        return value.datum();
+        return Value::<SketchWords>::copied(other).datum();
     };
     // SAFETY: argument 0 is declared as anomaly_sketch.
-    let mut value = unsafe { own_state(fcinfo, state) };
+    let mut value = unsafe { own_state::<SketchWords>(fcinfo, state) };
     loop {
         // SAFETY: the state is ours alone, see `own_state`.
         let words = unsafe { value.words_mut() };
@@ -336,22 +352,27 @@ pub unsafe extern "C-unwind" fn anomaly_summary_combine(
 pub unsafe extern "C-unwind" fn anomaly_sketch_recv(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> pg_sys::Datum {
-    // SAFETY: one argument, as declared in SQL: a StringInfo, whose cursor is inside its length. The
-    // rest of the message is the value.
-    let bytes = unsafe {
-        let Some(buffer) = argument(fcinfo, 0) else {
-            return return_null(fcinfo);
-        };
-        let buffer = buffer.cast_mut_ptr::<pg_sys::StringInfoData>();
-        let len = (*buffer).len - (*buffer).cursor;
-        let start = pg_sys::pq_getmsgbytes(buffer, len);
-        std::slice::from_raw_parts(start.cast::<u8>(), len as usize)
+    // SAFETY: one argument, as declared in SQL.
+    let Some(bytes) = (unsafe { message(fcinfo) }) else {
+        // SAFETY: the running call.
+        return unsafe { return_null(fcinfo) };
     };
     let sketch = Sketch::decode(bytes).map_err(from_core).unwrap_or_report();
-    let value = Value::new(sketch.words().len());
-    // SAFETY: just allocated, nobody else knows it.
-    unsafe { value.words_mut() }.copy_from_slice(sketch.words());
-    value.datum()
+    Value::<SketchWords>::copied(sketch.words()).datum()
+}
+
+/// The rest of the message that a function for binary input is called with.
+///
+/// # Safety
+/// `fcinfo` is that of the running call, whose first argument is a StringInfo or NULL.
+pub(super) unsafe fn message<'a>(fcinfo: pg_sys::FunctionCallInfo) -> Option<&'a [u8]> {
+    // SAFETY: the caller's promise; the cursor is inside the message's length.
+    unsafe {
+        let buffer = argument(fcinfo, 0)?.cast_mut_ptr::<pg_sys::StringInfoData>();
+        let len = (*buffer).len - (*buffer).cursor;
+        let start = pg_sys::pq_getmsgbytes(buffer, len);
+        Some(std::slice::from_raw_parts(start.cast::<u8>(), len as usize))
+    }
 }
 
 /// Two numbers returned as the row type that the SQL declaration gives as OUT columns.

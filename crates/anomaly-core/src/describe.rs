@@ -4,7 +4,7 @@ use crate::strategy::{ANOMALY_TYPES, Rule, Strategy};
 use crate::verdict::{Direction, Status, Verdict};
 
 /// Two decimals; in scientific notation where that would show nothing but zeros or too many digits.
-fn figure(v: f64) -> String {
+pub(crate) fn figure(v: f64) -> String {
     let magnitude = v.abs();
     if v.is_finite() && magnitude != 0.0 && !(0.005..1e15).contains(&magnitude) {
         format!("{v:.2e}")

@@ -404,11 +404,66 @@ fn explanations_point_at_the_planted_feature() {
             let why = forest.explain(&row, &mut scratch).unwrap();
             found += usize::from(most(&why.contributions) == planted);
             assert!((why.contributions.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+            if most(&why.contributions) == planted {
+                let sentence = why.sentence(&row);
+                let beginning = format!("feature {} is {:.2}, ", planted + 1, row[planted]);
+                assert!(sentence.starts_with(&beginning), "{sentence}");
+            }
             let nearest = why.nearest.unwrap();
             assert!(!judge(&forest, &nearest).is_anomaly);
             assert!(why.ranges[planted].0 > row[planted] || why.ranges[planted].1 < row[planted]);
         }
         assert!(found >= 900, "{variant}: {found} of 1000");
+    }
+}
+
+#[test]
+fn sentences() {
+    let values: Vec<f64> = (0..1000).flat_map(|i| [f64::from(i % 10), f64::from(i % 7)]).collect();
+    let forest = train(2, values, json!({"keep_rows": 1})).unwrap();
+    let say = |row: &[f64]| forest.explain(row, &mut Scratch::default()).unwrap().sentence(row);
+    assert_eq!(say(&[5.0, 3.0]), "the row is like the others");
+    let out = say(&[5.0, -100.0]);
+    assert!(
+        out.starts_with("feature 2 is -100.00, below all that was seen (0.00 to 6.00); "),
+        "{out}"
+    );
+    assert!(out.contains("the most similar normal row has "), "{out}");
+    let missing = say(&[f64::NAN, 1e6]);
+    assert!(missing.starts_with("feature 2 is 1000000.00, above"), "{missing}");
+    let one = train(1, (0..1000).map(|i| f64::from(i).sqrt()).collect(), json!({"keep_rows": 0}));
+    let row = [0.0];
+    let why = one.unwrap().explain(&row, &mut Scratch::default()).unwrap();
+    let rare = "feature 1 is 0.00, which is rare; it makes up 100 % of the deviation";
+    assert_eq!(why.sentence(&row), rare);
+}
+
+/// No model takes more memory for its trees than was announced.
+#[test]
+fn most_bytes_bounds_the_stored_form() {
+    let mut rng = Rng(77);
+    let values = normal_rows(&mut rng, 3000, 5);
+    for variant in VARIANTS {
+        let asked =
+            json!({"variant": variant, "n_estimators": 30, "max_samples": 1000, "keep_rows": 0});
+        let bytes = train(5, values.clone(), asked.clone()).unwrap().encode().unwrap().len();
+        let most = options(asked).unwrap().most_bytes();
+        assert!((bytes as u64) < most, "{variant}: {bytes} of {most}");
+    }
+    let huge = options(json!({"n_estimators": 1000, "max_samples": 4096, "ndim": 64})).unwrap();
+    assert!(huge.most_bytes() > 2 << 30);
+}
+
+/// 1 − p, ranked as deviations are.
+#[test]
+fn anomaly_score_is_one_minus_p() {
+    let forest = train(1, around_100(&mut Rng(3)), json!({})).unwrap();
+    let mut last = judge(&forest, &[150.0]);
+    for x in [180.0, 250.0, 400.0, 1e9] {
+        let scored = judge(&forest, &[x]);
+        assert!(scored.anomaly_score() > last.anomaly_score() || scored.anomaly_score() == 1.0);
+        assert!((1.0 - scored.anomaly_score() - scored.ln_p.exp()).abs() < 1e-12);
+        last = scored;
     }
 }
 

@@ -3,6 +3,7 @@
 use super::columns::{Column, ColumnKind};
 use super::{IsolationForest, Sample, Scored, Scratch};
 use crate::Result;
+use crate::describe::figure;
 
 /// Why a row is unusual.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +15,44 @@ pub struct Explanation {
     pub nearest: Option<Vec<f64>>,
     /// Of each numeric feature the range that it had in the sample, else NaN.
     pub ranges: Vec<(f64, f64)>,
+}
+
+impl Explanation {
+    /// One sentence about the row that was explained: the feature that contributes most, what is
+    /// unusual about it, and what a normal row has in its place. Features are counted from 1.
+    pub fn sentence(&self, row: &[f64]) -> String {
+        if !self.scored.is_anomaly {
+            return "the row is like the others".into();
+        }
+        let most = (0..row.len())
+            .max_by(|a, b| self.contributions[*a].total_cmp(&self.contributions[*b]).then(b.cmp(a)))
+            .unwrap_or(0);
+        let (Some(x), Some((low, high))) = (row.get(most), self.ranges.get(most)) else {
+            return "the row is unusual".into();
+        };
+        let what = if x.is_nan() {
+            "is missing".into()
+        } else if x < low || x > high {
+            let side = if x < low { "below" } else { "above" };
+            format!(
+                "is {}, {side} all that was seen ({} to {})",
+                figure(*x),
+                figure(*low),
+                figure(*high)
+            )
+        } else if row.len() == 1 {
+            format!("is {}, which is rare", figure(*x))
+        } else {
+            format!("is {}, which is rare beside the row's other values", figure(*x))
+        };
+        let normal = match self.nearest.as_ref().and_then(|near| near.get(most)) {
+            Some(v) if v.is_nan() => "; the most similar normal row has none".into(),
+            Some(v) => format!("; the most similar normal row has {}", figure(*v)),
+            None => String::new(),
+        };
+        let share = 100.0 * self.contributions[most];
+        format!("feature {} {what}{normal}; it makes up {share:.0} % of the deviation", most + 1)
+    }
 }
 
 impl IsolationForest {

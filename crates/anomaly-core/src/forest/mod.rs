@@ -90,6 +90,12 @@ impl Scored {
     pub fn severity(&self) -> Severity {
         Severity::from_deviation(self.deviation())
     }
+
+    /// 1 − p, on the scale of all other strategies, and ranked as `deviation`; exactly 1 for p below
+    /// 1e-16.
+    pub fn anomaly_score(&self) -> f64 {
+        -libm::expm1(self.ln_p)
+    }
 }
 
 /// Buffers for scoring many rows.

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 pub const ENSEMBLE: u16 = 101;
 
 /// The kinds of `auto`: share of guided splits, columns in a split, scoring.
-const KINDS: [(f64, usize, Scoring); 4] = [
+pub(super) const KINDS: [(f64, usize, Scoring); 4] = [
     (1.0, 1, Scoring::Depth),
     (1.0, 2, Scoring::Depth),
     (0.0, 2, Scoring::Depth),
@@ -176,6 +176,11 @@ impl Model {
     /// Rows that the sample was drawn from.
     pub fn rows_seen(&self) -> u64 {
         self.first().rows_seen()
+    }
+
+    /// What it was trained with.
+    pub fn options(&self) -> &Options {
+        self.first().options()
     }
 
     /// Positions of features that the sample says nothing about, from 0.

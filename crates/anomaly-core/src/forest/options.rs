@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use super::model::KINDS;
 use super::sampler::{DEFAULT_ROWS, MAX_ROWS};
-use super::tree::Scoring;
+use super::tree::{Node, Scoring, Term};
 use crate::{Error, Result};
 
 /// Columns in a direction.
@@ -253,6 +254,19 @@ impl Options {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Bytes that the trees of a model can take at most, stored or in memory.
+    pub fn most_bytes(&self) -> u64 {
+        let rows = self.rows_per_tree.unwrap_or(ROWS_PER_TREE);
+        let (forests, dimensions, depth) = match self.ensemble {
+            true => (KINDS.len(), 2, 16),
+            false => (1, self.dimensions, self.depth(rows)),
+        };
+        let by_depth = 1u64 << self.max_depth.unwrap_or(depth).min(32);
+        let leaves = by_depth.min(rows as u64);
+        let terms = leaves * (dimensions - 1) as u64 * size_of::<Term>() as u64;
+        forests as u64 * self.trees as u64 * (2 * leaves * size_of::<Node>() as u64 + terms)
     }
 
     pub(super) fn rows_per_tree(&self, n: usize) -> usize {

@@ -40,7 +40,8 @@ pub const LEAST_ROWS: usize = 256;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"ASMP");
 const FIRST: u64 = MAGIC as u64 | 1 << 32;
-const HEADER: usize = 8;
+/// Words before the options.
+pub const HEADER: usize = 8;
 const MAX_OPTIONS: usize = 16 << 10;
 
 mod word {

@@ -293,3 +293,73 @@ fn model_info(model: ModelArg<'_>) -> SqlResult<JsonB> {
         "bytes": bytes.len(),
     })))
 }
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    fn truth(query: &str) -> bool {
+        Spi::get_one(query) == Ok(Some(true))
+    }
+
+    #[pg_test]
+    fn binary_copy_restores_the_same_models_and_samples() {
+        Spi::run(
+            "CREATE TABLE before AS
+             SELECT n, isolation_forest(ARRAY[v, v % 7], format('{\"n_estimators\": %s}', n)::jsonb) AS m,
+                    isolation_forest_trans(NULL, ARRAY[n], '{}') AS s
+             FROM unnest('{1,20}'::int[]) AS n, generate_series(1, 300) AS v GROUP BY n;
+             CREATE TABLE after (LIKE before);
+             DO $$
+             DECLARE file text := current_setting('data_directory') || '/anomaly_model_test.bin';
+             BEGIN
+                 EXECUTE format('COPY before TO %L (FORMAT binary)', file);
+                 EXECUTE format('COPY after FROM %L (FORMAT binary)', file);
+             END $$",
+        )
+        .unwrap_or_else(|error| panic!("{error}"));
+        assert!(truth(
+            "SELECT count(*) = 2 AND bool_and(a.m::text = b.m::text AND a.s::text = b.s::text
+                 AND anomaly_score(a.m, '{5,5}') = anomaly_score(b.m, '{5,5}'))
+             FROM before AS b JOIN after AS a USING (n)"
+        ));
+    }
+
+    #[pg_test]
+    fn a_sample_outside_an_aggregate_is_changed_as_a_copy() {
+        assert!(truth(
+            "SELECT length(isolation_forest_trans(s, '{3}')::text) > length(s::text)
+                AND length(isolation_forest_combine(s, s)::text) > length(s::text) AND s::text = before
+             FROM (SELECT s, s::text AS before FROM isolation_forest_trans(NULL, '{1}') AS s OFFSET 0) AS t"
+        ));
+    }
+
+    /// The model changes from row to row: in a plain value at one address, and stored out of line.
+    #[pg_test]
+    fn rows_are_scored_by_their_own_model() {
+        Spi::run(
+            "CREATE TABLE models AS
+             SELECT g, isolation_forest(ARRAY[1000 * g + sin(v)], '{\"n_estimators\": 30}') AS m
+             FROM generate_series(1, 120) AS g, generate_series(1, 300) AS v GROUP BY g",
+        )
+        .unwrap_or_else(|error| panic!("{error}"));
+        assert!(truth(
+            "SELECT count(*) = 6400 AND bool_and((anomaly_deviation(m, ARRAY[1000.0 * h]) < 3) = (g = h))
+             FROM models, generate_series(1, 80) AS h WHERE g <= 80"
+        ));
+        assert!(truth(
+            "SELECT bool_and(anomaly_deviation(m, ARRAY[1000.0 * g]) < 3 AND anomaly_deviation(m, ARRAY[0.0]) > 4)
+             FROM (SELECT g, m::text::anomaly_model AS m FROM models OFFSET 0) AS t, generate_series(1, 3)"
+        ));
+    }
+
+    #[pg_test(error = "damaged anomaly_model: stored state fails its checksum")]
+    fn fault_m1_damaged_text_is_refused() {
+        let _: Option<f64> = Spi::get_one(
+            "SELECT anomaly_score(overlay(isolation_forest(ARRAY[v])::text placing '5a' from 101)::anomaly_model, '{1}')
+             FROM generate_series(1, 100) AS v",
+        )
+        .unwrap_or_default();
+    }
+}

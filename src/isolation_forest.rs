@@ -161,16 +161,26 @@ pub fn first_state(features: usize, json: Option<Value>) -> SqlResult<Vec<u64>> 
     sampler::initial(features, options.sample_rows, options.seed, &bytes).map_err(row_error)
 }
 
-/// As [`from_core`], for what is wrong with a row.
+/// As [`from_core`], for rows to train on.
 pub fn row_error(error: Error) -> ErrorReport {
     let hint = match error {
         Error::Data(_) => {
-            "give every row an array of the same length as the rows trained on; NULL stands for a missing value"
+            "give every row an array of the same length, and the same options; NULL stands for a missing value"
         }
         Error::TooLarge(_) => "train on fewer features",
         _ => return from_core(error),
     };
     from_core(error).set_hint(hint)
+}
+
+/// As [`from_core`], for a row to score.
+pub fn score_error(error: Error) -> ErrorReport {
+    match error {
+        Error::Data(_) => from_core(error).set_hint(
+            "give the features that the model was trained with, in the same order; NULL stands for a missing value",
+        ),
+        error => from_core(error),
+    }
 }
 
 /// As [`from_core`], for what is wrong with the bytes of a model.

@@ -20,7 +20,7 @@ use pgrx::{
 use super::float_array::features;
 use super::varlena::{FlatWords, Value, argument, message, own_state, return_null, version_1};
 use crate::error::{SqlResult, from_core, report};
-use crate::isolation_forest::{explanation_json, first_state, model_error, row_error};
+use crate::isolation_forest::{explanation_json, first_state, model_error, row_error, score_error};
 
 version_1!(
     pg_finfo_isolation_forest_trans,
@@ -387,7 +387,7 @@ unsafe fn with_model<T>(
         let at = models.find(model).unwrap_or_report();
         let row = features(row).unwrap_or_report();
         let said = ask(&models.known[at].model, &row, &mut models.scratch);
-        Some(said.map_err(row_error).unwrap_or_report())
+        Some(said.map_err(score_error).unwrap_or_report())
     }
 }
 

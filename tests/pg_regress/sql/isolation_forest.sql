@@ -114,6 +114,12 @@ EXPLAIN (COSTS OFF) SELECT isolation_forest(f) FROM forest_rows;
 CREATE TABLE forest_parallel AS SELECT isolation_forest(f) AS m FROM forest_rows;
 SELECT model_info(m)->'rows' AS rows, is_anomaly(m, '{0.1,0.2,0.3,0.4}') AS usual, is_anomaly(m, '{9,0.2,0.3,0.4}') AS far,
        (SELECT count(*) FROM forest_rows WHERE is_anomaly(m, f)) BETWEEN 100 AND 190 AS about_150_of_3000 FROM forest_parallel;
+-- Partial samples are put together, whatever the share of each process was.
+SELECT model_info(isolation_forest_final(isolation_forest_combine(isolation_forest_trans(isolation_forest_trans(NULL, '{1,2}'), '{3,4}'), isolation_forest_trans(NULL, '{5,6}'))))->'rows' AS rows,
+       isolation_forest_combine(NULL, NULL) IS NULL AS none, model_info(isolation_forest_final(isolation_forest_combine(NULL, isolation_forest_combine(s, s))))->'rows' AS twice
+  FROM isolation_forest_trans(NULL, '{1}') s;
+SELECT pg_temp.raised($$SELECT isolation_forest_combine(isolation_forest_trans(NULL, '{1}'), isolation_forest_trans(NULL, '{1,2}'))$$);
+SELECT pg_temp.raised($$SELECT isolation_forest_combine(isolation_forest_trans(NULL, '{1}'), isolation_forest_trans(NULL, '{1}', '{"random_state": 1}'))$$);
 -- More rows than the sample keeps
 SELECT model_info(m)->'rows' AS rows, is_anomaly(m, '{0}') AS usual, is_anomaly(m, '{9}') AS far FROM (SELECT isolation_forest(ARRAY[z], '{"sample_size": 500}') AS m FROM forest_random) t;
 -- Scoring by a model from a scalar subselect is for workers too.

@@ -130,6 +130,8 @@ SELECT public.num_vals(s), public.num_nulls(s), public.num_nans(s), public.num_i
   public.modified_zscore(s, 50), public.rank_error(s), s FROM (SELECT public.anomaly_summary(v) AS s FROM data.points GROUP BY e ORDER BY e) q;
 SELECT public.mean(public.rollup(s)) FROM (SELECT public.anomaly_summary(v) AS s FROM data.points GROUP BY e) q;
 SELECT public.completeness(v), public.uniqueness(e), public.validity(ok) FROM data.points;
+SELECT public.model_info(m), public.anomaly_score(m, '{41, 90}'), public.anomaly_deviation(m, '{41, 90}'), public.is_anomaly(m, '{41, 90}'), public.explain_score(m, '{41, 90}')
+  FROM (SELECT public.isolation_forest(ARRAY[v, v], '{"n_estimators": 10}') AS m FROM data.points) q;
 SELECT rows, expected, lower, upper, is_anomaly FROM public.volume_check('data.points', 'at', '1 hour', 'UNTIL') ORDER BY bucket_start LIMIT 5;
 SELECT * FROM public.detect_anomalies('data.points', value => 'v', at => 'at', entity => 'e', threshold => 5) OFFSET 90 LIMIT 20;
 SELECT is_anomaly, deviation FROM public.detect_anomalies('SELECT at, v FROM data.points', strategy => 'iqr') OFFSET 190;

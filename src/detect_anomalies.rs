@@ -32,7 +32,7 @@ const DEFAULT_MIN_DATA_POINTS: i32 = 30;
 #[pg_extern(sql = r#"
 CREATE FUNCTION detect_anomalies(
     source text, value text DEFAULT NULL, at text DEFAULT NULL, entity text DEFAULT NULL,
-    strategy text DEFAULT 'mad', threshold double precision DEFAULT NULL,
+    strategy text DEFAULT 'auto', threshold double precision DEFAULT NULL,
     alerts_per_day double precision DEFAULT 1, min_data_points integer DEFAULT 30,
     time_zone text DEFAULT 'UTC', params jsonb DEFAULT '{}', kind text DEFAULT NULL,
     trials text DEFAULT NULL, direction text DEFAULT 'both', min_effect double precision DEFAULT 0,
@@ -92,7 +92,7 @@ fn detect_anomalies(
     };
     let columns = Columns::choose(&source, &named, &sampling)?;
     let detector = Detector::new(DetectorConfig {
-        strategy: strategy.unwrap_or("mad").to_owned(),
+        strategy: strategy.unwrap_or("auto").to_owned(),
         params: params.map_or(serde_json::Value::Null, |p| p.0),
         threshold,
         alerts_per_day: alerts_per_day.unwrap_or(1.0),

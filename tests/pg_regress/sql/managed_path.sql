@@ -63,7 +63,7 @@ SELECT count(*) FROM anomaly.detectors WHERE detector = 'young_v';
 
 -- A verdict for every point, without a detector.
 SELECT entity, count(*), count(*) FILTER (WHERE status = 'ok') AS judged, count(*) FILTER (WHERE is_anomaly) AS anomalies
-  FROM detect_anomalies('SELECT at, host, cpu FROM host_cpu', entity => 'host', threshold => 6) GROUP BY entity ORDER BY entity;
+  FROM detect_anomalies('SELECT at, host, cpu FROM host_cpu', entity => 'host', strategy => 'mad', threshold => 6) GROUP BY entity ORDER BY entity;
 
 -- Bad input: a typed error that names the fix.
 SELECT anomaly.watch('host_cp');

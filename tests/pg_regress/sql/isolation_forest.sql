@@ -138,8 +138,10 @@ SELECT bool_and(anomaly_deviation(m, ARRAY[x]) < 3 AND anomaly_deviation(m, ARRA
 
 -- Training stops when told to.
 SELECT clock_timestamp() AS started \gset
+\set VERBOSITY terse
 SET statement_timeout = '200ms';
 SELECT isolation_forest(f, '{"n_estimators": 1000, "max_samples": 800, "variant": "auto", "ntry": 64}') FROM forest_rows;
 RESET statement_timeout;
+\set VERBOSITY default
 SELECT clock_timestamp() - :'started' < interval '5 s' AS soon;
 DROP TABLE forest_random, metric, forest_rows, forest_models, forest_copies, forest_parallel;

@@ -2,7 +2,11 @@
 //! to hold whatever the input is, and seeds for it. The fuzzers in `fuzz_targets` call them, and so
 //! does `crates/anomaly-core/tests/fuzz_targets.rs`, which compiles this file on stable Rust.
 
+use anomaly_core::autoencoder::{Autoencoder, AutoencoderOptions};
 use anomaly_core::forest::{self, Model, Options, Sample, Scratch, sampler};
+use anomaly_core::lstm::{LstmForecaster, LstmOptions, Workspace};
+use anomaly_core::neural::Budget;
+use anomaly_core::one_class_svm::{OneClassSvm, OneClassSvmOptions};
 use anomaly_core::schedule::CronSchedule;
 use anomaly_core::sketch::{self, Sketch, View};
 use anomaly_core::strategy::{Kind, STRATEGIES};
@@ -26,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "volume", run: volume, seeds: volume_seeds },
     Target { name: "proc", run: proc, seeds: proc_seeds },
     Target { name: "forest_model", run: forest_model, seeds: forest_model_seeds },
+    Target { name: "learned_model", run: learned_model, seeds: learned_model_seeds },
 ];
 
 fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
@@ -341,5 +346,53 @@ fn forest_model_seeds() -> Vec<Vec<u8>> {
         let bytes = sampler::encode(&words).expect("it was just made");
         seeds.push([&[0], &bytes[..bytes.len() - 4]].concat());
     }
+    seeds
+}
+
+/// The first byte picks a kind of learned model; the rest is what is stored of one.
+pub fn learned_model(data: &[u8]) {
+    let Some((pick, data)) = data.split_first() else { return };
+    let mut reader = codec::Reader::new(data);
+    let mut again = Vec::new();
+    match pick % 3 {
+        0 => {
+            let Ok(machine) = OneClassSvm::decode(&mut reader) else { return };
+            for x in [0.0, -1e300, f64::NAN, 5e-324] {
+                assert!(machine.score(&vec![x; machine.width()]).is_finite());
+            }
+            machine.encode(&mut again);
+        }
+        1 => {
+            let Ok(network) = Autoencoder::decode(&mut reader) else { return };
+            let row = vec![-1e30; network.columns()];
+            assert!(network.error(&row).is_finite());
+            let shares = network.shares(&row);
+            assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-6, "{shares:?}");
+            network.encode(&mut again);
+        }
+        _ => {
+            let Ok(network) = LstmForecaster::decode(&mut reader) else { return };
+            let rows = vec![1e30; network.columns() * network.sequence_length()];
+            assert!(network.forecast(&rows, &mut Workspace::default()).is_finite());
+            network.encode(&mut again);
+        }
+    }
+    assert_eq!(again, data[..data.len() - reader.remaining()]);
+}
+
+fn learned_model_seeds() -> Vec<Vec<u8>> {
+    let mut seeds = vec![vec![0], vec![1], vec![2]];
+    let rows: Vec<f64> = (0..60).map(|i| f64::from((i * 37) % 11)).collect();
+    let mut unbounded = progress::Unbounded;
+    let mut budget = Budget::unbounded(&mut unbounded);
+    OneClassSvm::fit(&rows, 3, &OneClassSvmOptions::default(), &mut budget)
+        .expect("these rows are sound")
+        .encode(&mut seeds[0]);
+    Autoencoder::new(5, &AutoencoderOptions::default())
+        .expect("five columns are not too many")
+        .encode(&mut seeds[1]);
+    LstmForecaster::new(2, &LstmOptions { units: 4, ..LstmOptions::default() })
+        .expect("these sizes are allowed")
+        .encode(&mut seeds[2]);
     seeds
 }

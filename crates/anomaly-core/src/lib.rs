@@ -3,6 +3,7 @@
 //! Times are `i64` microseconds since 2000-01-01 00:00 UTC, PostgreSQL's epoch, everywhere.
 #![forbid(unsafe_code)]
 
+pub mod autoencoder;
 pub mod bucket;
 pub mod calendar;
 pub mod calibration;
@@ -16,7 +17,10 @@ pub mod error;
 pub mod forest;
 pub mod gaps;
 pub mod host;
+pub mod lstm;
 pub mod nearest;
+pub mod neural;
+pub mod one_class_svm;
 pub mod point;
 pub mod progress;
 pub mod schedule;

@@ -22,9 +22,9 @@ INSERT INTO anomaly.strategy (strategy, short_name, family, description, availab
     ('learning_matrix_profile', 'matrix_profile', 'learning', 'subsequences unlike any before (discords)', true, true),
     ('learning_random_cut_forest', 'random_cut_forest', 'learning', 'how much a point displaces in a forest of random cuts', true, true),
     ('learning_isolation_forest', 'isolation_forest', 'learning', 'how quickly random splits isolate the row', false, true),
-    ('learning_one_class_svm', 'one_class_svm', 'learning', 'distance outside the support of the training rows', false, true),
-    ('learning_autoencoder', 'autoencoder', 'learning', 'reconstruction error of a dense network', false, true),
-    ('learning_lstm', 'lstm', 'learning', 'prediction error of a recurrent network', false, true),
+    ('learning_one_class_svm', 'one_class_svm', 'learning', 'distance outside the support of the training rows', true, true),
+    ('learning_autoencoder', 'autoencoder', 'learning', 'reconstruction error of a dense network', true, true),
+    ('learning_lstm', 'lstm', 'learning', 'prediction error of a recurrent network', true, true),
     ('hybrid_ensemble', 'ensemble', 'hybrid', 'weighted vote of calibrated members', false, true),
     ('hybrid_adaptive', 'adaptive', 'hybrid', 'ensemble that learns its weights from feedback', false, true),
     ('hybrid_auto', 'auto', 'hybrid', 'chooses and combines strategies by what the data shows', true, true);

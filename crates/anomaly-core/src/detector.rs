@@ -139,8 +139,12 @@ fn at_least(name: &str, value: u64, least: u64) -> Result<()> {
     Err(Error::invalid(format!("{name} is {value}"), format!("{name} must be at least {least}.")))
 }
 
-/// When a point is an anomaly, by the threshold or else by the promised rate of alerts.
-fn rule(config: &DetectorConfig, points_per_day: f64) -> Rule {
+/// When a point is an anomaly, by the threshold or else by the strategy's share of anomalous points or
+/// the promised rate of alerts.
+fn rule(config: &DetectorConfig, strategy: &dyn Strategy, points_per_day: f64) -> Rule {
+    if let Some(share) = strategy.contamination() {
+        return Rule::new(config.threshold, libm::log(share));
+    }
     // Each alert takes fire_after anomalous points of its own, so that alerts_per_day of them
     // take at least so many times more points, however these depend on each other.
     let points_to_alert = config.alerts_per_day * f64::from(config.fire_after);
@@ -186,7 +190,7 @@ impl Detector {
         if config.metric_name.is_empty() {
             return Err(Error::invalid("metric_name is empty", "Name what is measured."));
         }
-        let rule = rule(&config, points_per_day);
+        let rule = rule(&config, strategy.as_ref(), points_per_day);
         Ok(Detector { strategy, config, rule })
     }
 
@@ -194,7 +198,7 @@ impl Detector {
     pub fn with_points_per_day(mut self, points_per_day: f64) -> Result<Self> {
         positive("points_per_day", points_per_day)?;
         let range = self.rule.range;
-        self.rule = Rule { range, ..rule(&self.config, points_per_day) };
+        self.rule = Rule { range, ..rule(&self.config, self.strategy.as_ref(), points_per_day) };
         self.config.points_per_day = Some(points_per_day);
         Ok(self)
     }

@@ -76,7 +76,7 @@ SELECT anomaly.watch('host_cpu', at => 'cpu', name => 'x');
 \echo :LAST_ERROR_SQLSTATE
 SELECT anomaly.watch('host_cpu', strategy => 'zscor', name => 'x');
 \echo :LAST_ERROR_SQLSTATE
-SELECT anomaly.watch('host_cpu', strategy => 'lstm', name => 'x');
+SELECT anomaly.watch('host_cpu', strategy => 'adaptive', name => 'x');
 \echo :LAST_ERROR_SQLSTATE
 SELECT anomaly.watch('host_cpu', params => '{"window": 3}', name => 'x');
 \echo :LAST_ERROR_SQLSTATE

@@ -8,6 +8,7 @@
 //! [`EntityModel`].
 
 mod auto;
+mod autoencoder;
 mod chance;
 mod changepoint;
 mod cusum;
@@ -18,14 +19,17 @@ mod flat_line;
 mod forecast;
 mod holt_winters;
 mod iqr;
+mod learned;
 mod level_shift;
 mod linear;
 mod location_scale;
+mod lstm;
 mod mad;
 mod matrix_profile;
 mod moments;
 mod moving_average;
 mod novelty;
+mod one_class_svm;
 mod persist;
 mod quantile;
 mod quantiles;
@@ -48,6 +52,7 @@ use crate::verdict::Verdict;
 use crate::{Error, Result};
 
 pub use auto::Auto;
+pub use autoencoder::Autoencoder;
 pub use changepoint::Changepoint;
 pub use cusum::Cusum;
 pub use esd::Esd;
@@ -57,10 +62,12 @@ pub use holt_winters::HoltWinters;
 pub use iqr::Iqr;
 pub use level_shift::LevelShift;
 pub use location_scale::Expectation;
+pub use lstm::Lstm;
 pub use mad::Mad;
 pub use matrix_profile::MatrixProfile;
 pub use moving_average::MovingAverage;
 pub use novelty::Novelty;
+pub use one_class_svm::OneClassSvm;
 pub use persist::Persist;
 pub use quantile::Quantile;
 pub use random_cut_forest::RandomCutForest;
@@ -107,7 +114,8 @@ pub trait Strategy: Send + Sync {
     /// Written into every stored state: zscore 1, iqr 2, mad 3, moving_average 4, regression 5, ewma 6,
     /// cusum 7, esd 8, quantile 9, threshold 10, persist 11, level_shift 12, volatility_shift 13,
     /// flat_line 14, seasonal 15, holt_winters 16, changepoint 17, matrix_profile 18,
-    /// random_cut_forest 19, novelty 20, auto 21.
+    /// random_cut_forest 19, novelty 20, auto 21, isolation_forest 22, one_class_svm 23,
+    /// autoencoder 24, lstm 25.
     fn algorithm(&self) -> u16;
     /// `InvalidParameter` when the strategy has no rule that this threshold, a number above 0, could be
     /// for.
@@ -140,6 +148,11 @@ pub trait Strategy: Send + Sync {
             ),
             "Leave out fire_after: 1, its default, opens the alert with the event.",
         ))
+    }
+    /// The share of points to call anomalous where it is a parameter of the strategy: then it decides
+    /// instead of the promised rate of alerts.
+    fn contamination(&self) -> Option<f64> {
+        None
     }
     fn new_state(&self) -> Box<dyn EntityModel>;
     /// Reads what [`EntityModel::encode`] wrote; never panics, whatever the bytes.
@@ -368,13 +381,13 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         None),
     info("learning_one_class_svm", "one_class_svm", "learning",
         "distance outside the support of the training data",
-        None),
+        Some(|params, context| Ok(Box::new(OneClassSvm::new(params, context)?)))),
     info("learning_autoencoder", "autoencoder", "learning",
         "reconstruction error of a neural network",
-        None),
+        Some(|params, context| Ok(Box::new(Autoencoder::new(params, context)?)))),
     info("learning_lstm", "lstm", "learning",
         "prediction error of a recurrent neural network",
-        None),
+        Some(|params, context| Ok(Box::new(Lstm::new(params, context)?)))),
     info("hybrid_ensemble", "ensemble", "hybrid",
         "weighted vote of several strategies",
         None),
@@ -530,6 +543,23 @@ fn number_param(
             format!("It must be a number from {} to {}.", range.start(), range.end()),
         )),
     }
+}
+
+/// A parameter that is a number above 0 and at most `most`; `None` when it is not given.
+fn positive_param(params: &Parameters, key: &str, most: f64) -> Result<Option<f64>> {
+    let Some(value) = params.get(key) else { return Ok(None) };
+    match value.as_f64().filter(|v| *v > 0.0 && *v <= most) {
+        Some(v) => Ok(Some(v)),
+        None => Err(Error::invalid(
+            format!("parameter \"{key}\" is {value}"),
+            format!("It must be a number above 0 and at most {most}."),
+        )),
+    }
+}
+
+/// The share of points to call anomalous, where a strategy is told one.
+fn contamination(params: &Parameters) -> Result<Option<f64>> {
+    positive_param(params, "contamination", 0.5)
 }
 
 /// A parameter that is true or false.

@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use std::f64::consts::LN_2;
 
 use super::location_scale::{Baseline, Fit, LocationScale, ROUNDING, finite, refresh_due};
-use super::{EntityModel, Rule, json_number};
+use super::{EntityModel, Kind, Rule, json_number};
 use crate::Result;
 use crate::codec::Reader;
 use crate::distribution::MIN_LN_P;
@@ -398,6 +398,12 @@ impl<B: Shape> Shaped<B> {
         }
     }
 
+    /// Of values that vary by chance as their kind does.
+    pub fn of_kind(mut self, kind: Kind) -> Self {
+        self.value = self.value.of_kind(kind);
+        self
+    }
+
     pub fn decode(
         reader: &mut Reader<'_>,
         shape: impl FnOnce(&mut Reader<'_>) -> Result<B>,
@@ -506,6 +512,10 @@ impl<B: Shape> Shaped<B> {
                 verdict.is_anomaly = verdict.statistic > threshold;
                 verdict.lower = finite(fit.centre - threshold * fit.below);
                 verdict.upper = finite(fit.centre + threshold * fit.above);
+                // by chance a little beside the forecast
+                if verdict.lower <= verdict.upper {
+                    verdict.expected = verdict.expected.clamp(verdict.lower, verdict.upper);
+                }
             }
         }
         verdict
@@ -703,6 +713,16 @@ impl Clock {
         }
     }
 
+    /// Time of the latest point; the first possible one before there is any.
+    pub fn last(&self) -> i64 {
+        self.last
+    }
+
+    /// The step of a regular sampling.
+    pub fn step(&self) -> Option<i64> {
+        (self.step > 0).then_some(self.step)
+    }
+
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.last.to_le_bytes());
         out.extend_from_slice(&self.seen.to_le_bytes());
@@ -754,7 +774,7 @@ fn scaled(x: f64, (offset, scale): (f64, f64)) -> f64 {
 
 /// Median and 1.4826 MAD; where more than half of the values are the same, the mean distance; where all
 /// are, but for rounding noise, the median or 1.
-fn robust_scale(values: &mut [f64]) -> (f64, f64) {
+pub(super) fn robust_scale(values: &mut [f64]) -> (f64, f64) {
     if values.is_empty() {
         return (0.0, 1.0);
     }
@@ -790,6 +810,21 @@ impl History {
 
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// Values that are stored.
+    pub fn keep(&self) -> usize {
+        self.keep
+    }
+
+    /// A value at hand, in its own unit.
+    pub fn raw(&self, slot: usize) -> f64 {
+        self.raw[slot]
+    }
+
+    /// Its features in their own units.
+    pub fn raw_features(&self, slot: usize) -> &[f64] {
+        &self.raw_features[slot * self.width..][..self.width]
     }
 
     /// Values at hand, at least the latest `keep` of those pushed.

@@ -63,10 +63,14 @@ pub fn is_available(short_name: &str) -> bool {
     there
 }
 
-/// What a strategy must be told before it can judge anything; null where nothing is needed.
+/// What a strategy must be told before it can judge anything, or to do so in seconds; null where
+/// nothing is needed.
 pub fn needed_params(short_name: &str) -> Value {
     match short_name {
         "threshold" => json!({"min": -1000, "max": 1000}),
+        // a thousand fits each: tests/learned.rs has them with their defaults
+        "lstm" => json!({"lstm_units": 4, "sequence_length": 4, "epochs": 4}),
+        "autoencoder" => json!({"epochs": 10}),
         _ => Value::Null,
     }
 }

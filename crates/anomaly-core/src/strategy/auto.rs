@@ -169,6 +169,8 @@ struct Facts {
 
 /// Probabilities whose frequency is counted.
 const COUNTED: [f64; 2] = [0.01, 0.001];
+/// Their logarithms.
+const LN_COUNTED: [f64; 2] = [-4.605_170_185_988_091, -6.907_755_278_982_137];
 
 impl Default for Facts {
     fn default() -> Self {
@@ -183,8 +185,8 @@ impl Facts {
         self.whole &= value >= 0.0 && value == value.floor();
         if let Some(ln_p) = ln_p {
             self.judged = self.judged.saturating_add(1);
-            for (count, p) in self.below.iter_mut().zip(COUNTED) {
-                *count += u64::from(ln_p < libm::log(p));
+            for (count, limit) in self.below.iter_mut().zip(LN_COUNTED) {
+                *count += u64::from(ln_p < limit);
             }
         }
     }
@@ -240,14 +242,17 @@ impl AutoModel {
     /// Scores every forecast of a point.
     fn score(&mut self, point: &Point) {
         let weight = 1.0 / (self.surprise.count() as f64 + 1.0).min(RECENT);
+        let judged_by = self.surprise.forecast(point);
         for (i, member) in self.members.iter_mut().enumerate() {
-            let Some(e) = member.model.expectation(point) else { continue };
-            let error = (point.value / 2.0 - e.expected() / 2.0).abs();
+            let known = if i == self.chosen { judged_by } else { None };
+            let forecast = || member.model.expectation(point).map(|e| (e.expected(), e.spread()));
+            let Some((expected, spread)) = known.or_else(forecast) else { continue };
+            let error = (point.value / 2.0 - expected / 2.0).abs();
             if i == 0 {
                 self.typical += weight * (error - self.typical);
             }
             let least = (LEAST_SPREAD * self.typical).max(f64::MIN_POSITIVE);
-            let spread = (0.5 * MEAN_ABSOLUTE * e.spread()).max(least);
+            let spread = (0.5 * MEAN_ABSOLUTE * spread).max(least);
             let loss = libm::log(spread) + (error / spread).min(WORST);
             member.loss += weight * (loss - member.loss);
         }

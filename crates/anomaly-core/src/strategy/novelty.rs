@@ -691,8 +691,14 @@ struct Judged {
     trials: u64,
     count: u64,
     seen: Seen,
+    /// Of the forecast.
+    expected: f64,
+    spread: f64,
     s: f64,
+    ln_p: f64,
+    /// The value without what chance explains.
     x: f64,
+    /// −ln p of the residual alone.
     b: f64,
 }
 
@@ -798,48 +804,40 @@ impl Surprise {
             return verdict.of_non_finite();
         }
         let Some(side) = side else { return verdict };
-        let (x, s) = (side.news(point.value), side.surprise(point.value));
+        let judged = side.judge(point);
+        let s = judged.s;
         verdict.direction = Direction::of(point.value, side.expected);
         verdict.statistic = if verdict.direction == Direction::Low { -s } else { s };
-        verdict.tail = Tail::LnP(self.surprises.ln_p(self.told(s)));
+        verdict.tail = Tail::LnP(judged.ln_p);
         verdict.is_anomaly = match rule.threshold {
             Some(threshold) => s > threshold,
-            None => verdict.ln_p() < rule.ln_alpha,
+            None => judged.ln_p < rule.ln_alpha,
         };
-        self.judged.set(Some(Judged {
-            at: point.at,
-            value: point.value.to_bits(),
-            trials: point.trials.to_bits(),
-            count: self.ranges.count,
-            seen: side.seen,
-            s,
-            x,
-            b: -side.expectation.ln_p(point.value),
-        }));
+        self.judged.set(Some(judged));
         verdict
+    }
+
+    /// What was found of a point that was judged last and is learned now.
+    fn known(&self, point: &Point) -> Option<Judged> {
+        self.judged.get().filter(|j| {
+            (j.at, j.value, j.trials, j.count)
+                == (point.at, point.value.to_bits(), point.trials.to_bits(), self.ranges.count)
+        })
+    }
+
+    /// The expected value and the spread that a point was judged by, if it was judged last.
+    pub fn forecast(&self, point: &Point) -> Option<(f64, f64)> {
+        self.known(point).map(|j| (j.expected, j.spread))
     }
 
     /// Takes note of a point with a finite value, before the model of the expected does. Its ln p, if
     /// anything was expected.
     pub fn learn(&mut self, base: &dyn EntityModel, point: &Point) -> Option<f64> {
-        let known = self.judged.take().filter(|j| {
-            (j.at, j.value, j.trials, j.count)
-                == (point.at, point.value.to_bits(), point.trials.to_bits(), self.ranges.count)
-        });
-        let judged = known.or_else(|| {
+        let judged = self.known(point).or_else(|| {
             let expectation = base.expectation(point)?;
-            let side = Side::new(self, &expectation, base.count(), point.at);
-            Some(Judged {
-                at: point.at,
-                value: point.value.to_bits(),
-                trials: point.trials.to_bits(),
-                count: self.ranges.count,
-                s: side.surprise(point.value),
-                x: side.news(point.value),
-                b: -side.expectation.ln_p(point.value),
-                seen: side.seen,
-            })
+            Some(Side::new(self, &expectation, base.count(), point.at).judge(point))
         });
+        self.judged.set(None);
         let Some(judged) = judged else {
             let bin = self.bin(point.at);
             self.ranges.learn(point.at, point.value, bin);
@@ -847,9 +845,8 @@ impl Surprise {
         };
         let mut ln_p = None;
         if base.count() > 1 {
-            let told = self.told(judged.s);
-            ln_p = Some(self.surprises.ln_p(told));
-            self.surprises.learn(told);
+            ln_p = Some(judged.ln_p);
+            self.surprises.learn(self.told(judged.s));
             self.remembered =
                 (self.remembered * self.fade).max(if self.fade > 0.0 { judged.s } else { 0.0 });
             for (edge, tail) in judged.seen.edges.iter().zip(self.tails.iter_mut()) {
@@ -945,6 +942,31 @@ impl<'a> Side<'a> {
             None => x,
             Some(z) if z <= CHANCE => self.expected,
             Some(z) => self.expected + (x - self.expected) * (1.0 - CHANCE / z),
+        }
+    }
+
+    /// All that is to be known of a point with a finite value.
+    fn judge(&self, point: &Point) -> Judged {
+        let value = point.value;
+        let (s, b) = if self.expectation.is_impossible(value) {
+            (IMPOSSIBLE, -self.expectation.ln_p(value))
+        } else {
+            let x = self.expectation.without_rounding(value);
+            let b = -self.expectation.ln_p(x);
+            (self.total(self.novelty(x), b), b)
+        };
+        Judged {
+            at: point.at,
+            value: value.to_bits(),
+            trials: point.trials.to_bits(),
+            count: self.surprise.ranges.count,
+            seen: self.seen,
+            expected: self.expected,
+            spread: self.expectation.spread(),
+            s,
+            ln_p: self.surprise.surprises.ln_p(self.surprise.told(s)),
+            x: self.news(value),
+            b,
         }
     }
 

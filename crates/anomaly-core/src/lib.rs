@@ -23,6 +23,7 @@ pub mod neural;
 pub mod one_class_svm;
 pub mod point;
 pub mod progress;
+mod random;
 pub mod schedule;
 pub mod seasonality;
 pub mod sketch;

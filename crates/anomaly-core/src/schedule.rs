@@ -9,6 +9,7 @@ use croner::errors::CronError;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
+use crate::random::mix;
 use crate::{Error, Result};
 
 /// 2000-01-01 00:00 UTC in microseconds since 1970.
@@ -53,14 +54,6 @@ pub fn backoff(failures: u32, interval: i64, jitter_seed: u64) -> i64 {
 /// time to disable what takes the server down.
 pub fn crash_backoff(failures: u32, interval: i64, jitter_seed: u64, crash_wait: i64) -> i64 {
     backoff(failures, interval, jitter_seed).max(crash_wait)
-}
-
-/// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
-fn mix(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 /// A cron expression in a time zone.

@@ -6,11 +6,11 @@
 //! so that a threshold on one of them is a random subset of the categories; −1 for a category among
 //! the rare ones that are not told apart, NaN for one never seen.
 
-use super::random::{mix, unit};
 use crate::Result;
 use crate::calibration::{Calibrator, SideTail};
 use crate::codec::Reader;
 use crate::distribution::MIN_LN_P;
+use crate::random::{mix, unit};
 
 /// Orders of a categorical column's categories.
 pub(super) const ORDERS: usize = 4;

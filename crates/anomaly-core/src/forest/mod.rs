@@ -344,7 +344,7 @@ fn fit_columns(
         values.clear();
         values.extend(sample.values.iter().skip(j).step_by(sample.features));
         let categorical = options.categorical.contains(&j);
-        let seed = random::mix(options.seed ^ (j as u64) << 32);
+        let seed = crate::random::mix(options.seed ^ (j as u64) << 32);
         columns.push(Column::fit(&mut values, categorical, seed));
     }
     Ok(columns)

@@ -25,7 +25,7 @@
 
 use std::cmp::Ordering;
 
-use super::random::{mix, unit};
+use crate::random::{mix, unit};
 pub use crate::sketch::Room;
 use crate::{Error, Result};
 

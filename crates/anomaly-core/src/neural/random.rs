@@ -1,5 +1,10 @@
 //! Random numbers that follow from a seed and from what they are for.
 
+use crate::random::{below, mix, unit};
+
+/// What SplitMix64 adds from one number to the next.
+const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+
 /// SplitMix64 (Steele, Lea & Flood 2014). Its stream is part of what a seed means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Random(u64);
@@ -9,20 +14,18 @@ impl Random {
     pub fn new(seed: u64, purpose: u64) -> Self {
         let mut random = Random(seed ^ 0x6A09_E667_F3BC_C908);
         let first = random.bits();
-        Random(first ^ purpose.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+        Random(first ^ purpose.wrapping_mul(STEP))
     }
 
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        let bits = mix(self.0);
+        self.0 = self.0.wrapping_add(STEP);
+        bits
     }
 
     /// In [0, 1).
     pub fn unit(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+        unit(self.bits())
     }
 
     /// Standard normal (Box and Muller).
@@ -31,9 +34,9 @@ impl Random {
         radius * libm::cos(std::f64::consts::TAU * self.unit())
     }
 
-    /// Below `n` > 0, by multiplication (Lemire 2019, without the rejection: the bias is n/2^64).
+    /// Below `n` > 0.
     pub fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.bits()) * n as u128) >> 64) as usize
+        below(self.bits(), n)
     }
 
     /// Fisher and Yates.

@@ -18,6 +18,7 @@
 //! coins that were tossed (a pair of opposite coins moves a rank by at most one term). The sketch
 //! carries Σ 4^h, so each one states its own bound.
 
+use crate::random::mix;
 use crate::{Error, Result};
 
 /// More levels would stand for more than 2^40 × 100 values.
@@ -152,14 +153,6 @@ pub(super) fn rank_error(variance: f64, widest: u64, n: u64) -> f64 {
         return 0.0;
     }
     ((CONFIDENCE_99 * variance.sqrt() + widest as f64 / 2.0) / n as f64).min(1.0)
-}
-
-/// The output function of SplitMix64 (Steele, Lea and Flood 2014).
-fn mix(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 /// Order-preserving integer of a float; its own inverse.

@@ -34,6 +34,7 @@ use super::{Context, EntityModel, Strategy, check_keys, integer_param, json_numb
 use crate::Result;
 use crate::codec::Reader;
 use crate::point::Point;
+use crate::random::{mix, unit};
 use crate::verdict::Verdict;
 
 const NAME: &str = "learning_random_cut_forest";
@@ -129,14 +130,6 @@ impl Strategy for RandomCutForest {
     }
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea & Flood 2014).
-fn mix(mut z: u64) -> u64 {
-    z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
 /// Random numbers that depend on what they are for and not on what was drawn before.
 struct Random(u64);
 
@@ -148,7 +141,7 @@ impl Random {
     /// In [0, 1).
     fn unit(&mut self) -> f64 {
         self.0 = mix(self.0);
-        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+        unit(self.0)
     }
 }
 

@@ -23,7 +23,7 @@ subtest 'fault_s2_scan_beside_worker' => sub {
 subtest 'fault_s2_worker_beside_scan' => sub {
 	# A session scans in a transaction that it leaves open: the worker lets the slots pass.
 	$slow->sql(q(SELECT anomaly.disable('slow_v')));
-	$node->wait_until(q(SELECT count(*) = 0 FROM anomaly.progress), 'a scan does not end');
+	$node->wait_for_idle;
 	my $session = $node->background_psql('postgres');
 	$session->query_safe('SET SESSION AUTHORIZATION watcher');
 	$session->query_safe('BEGIN');
@@ -41,7 +41,7 @@ subtest 'fault_s2_worker_beside_scan' => sub {
 
 subtest 'fault_s2_two_run_due' => sub {
 	$slow->sql(q(SELECT anomaly.pause()));
-	$node->wait_until(q(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'anomaly_detection scan worker'), 'a worker stays');
+	$node->wait_for_idle;
 	# pause() keeps run_due() back too; only the workers shall be out of the way.
 	$node->append_conf('postgresql.conf', 'anomaly_detection.max_workers = 0');
 	$node->reload;
@@ -50,10 +50,21 @@ subtest 'fault_s2_two_run_due' => sub {
 	$slow->sql(q(UPDATE anomaly.detector_state SET next_due = now()));
 	my @calls = map { $node->background_psql('postgres') } 1 .. 2;
 	$_->query_safe('SET SESSION AUTHORIZATION watcher') for @calls;
-	$slow->sql('UPDATE watched.nap SET seconds = 2');
+	# The first call's run ends when it is let go and not before, however long everything else takes.
+	$slow->sql(<<'SQL');
+SET SESSION AUTHORIZATION watcher;
+CREATE TABLE watched.gate (is_open boolean);
+CREATE FUNCTION watched.wait_at_gate() RETURNS boolean LANGUAGE plpgsql AS
+$$ BEGIN WHILE NOT EXISTS (SELECT FROM watched.gate) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN true; END $$;
+CREATE OR REPLACE VIEW watched.slow AS SELECT at, v FROM watched.reading WHERE (SELECT watched.wait_at_gate());
+SQL
 	$calls[0]->query_until(qr/began/, "\\echo began\nCALL anomaly.run_due();\n");
 	$node->wait_until("SELECT EXISTS (SELECT FROM anomaly.runs WHERE run_id > $runs AND status = 'running')", 'run_due() does not run');
+	# Due again, so that nothing but the run under way keeps the second call from running it.
+	$node->wait_until(q(SELECT next_due < clock_timestamp() FROM anomaly.detectors WHERE detector = 'slow_v'), 'it is not due again');
 	$calls[1]->query_safe('CALL anomaly.run_due()');
+	is($slow->sql("SELECT string_agg(status, ',') FROM anomaly.runs WHERE run_id > $runs"), 'running', 'the second call leaves alone what the first one runs');
+	$slow->sql('INSERT INTO watched.gate VALUES (true)');
 	$calls[0]->query_safe('SELECT 1');
 	$_->quit for @calls;
 	is($slow->sql("SELECT string_agg(status || ' ' || started_by, ',') FROM anomaly.runs WHERE run_id > $runs"), 'succeeded run_due', 'one of two calls ran it');

@@ -7,7 +7,7 @@ use Readings;
 use Test::More;
 
 $SIG{PIPE} = 'IGNORE';
-my $CRASH_WAIT = 3;
+my $CRASH_WAIT = 15;    # longer than it takes to look at what the crash has left
 my $node = AnomalyNode->start_new('crash',
 	conf => "anomaly_detection.crash_wait_ms = @{[ $CRASH_WAIT * 1000 ]}\nanomaly_detection.scan_lock_timeout_ms = 60000");
 
@@ -38,7 +38,7 @@ sub kill_at
 	my $holder = $node->background_psql('postgres');
 	$holder->query_safe("SELECT pg_advisory_lock($place)");
 	my $last_run = $node->safe_psql('postgres', q{SELECT coalesce(max(run_id), 0) FROM anomaly.runs});
-	Readings::insert_incident($node, $entity, $value, 1);
+	Readings::insert_incident($node, $entity, $value, 3);
 	$node->wait_until(qq{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'anomaly_detection scan worker'
 		AND wait_event_type = 'Lock' AND wait_event = 'advisory'}, 'the run is held up');
 	my ($pid, $run) = split /\|/, $node->safe_psql('postgres', qq{SELECT pid, run_id FROM anomaly.runs WHERE status = 'running' AND detector = 'cpu'});

@@ -6,14 +6,15 @@
 use strict;
 use warnings;
 use AnomalyNode;
-use List::Util qw(max min sum);
+use List::Util qw(max shuffle sum);
 use Readings;
 use Test::More;
 use Time::HiRes qw(time sleep);
 
-my $KILLS = 20;
-my $SETTLE = 2;    # seconds that a reading has to arrive
-my $LEAD = 3;      # seconds that readings are ahead of the clock when they are stored
+my $SETTLE = 6;    # seconds that a reading has to arrive
+my $LEAD = 6;      # seconds that readings are ahead of the clock, at most, when they are stored
+my $LEAST = 3;     # and at least
+my %KILLS = ('server' => 8, 'scan worker' => 8, 'dispatcher' => 4);
 my $seed = $ENV{ANOMALY_SEED} || int(time * 1000) % 1_000_000;
 srand $seed;
 diag "ANOMALY_SEED=$seed";
@@ -97,7 +98,7 @@ sub reading
 # Stores readings up to $LEAD seconds ahead of the clock. Those for which it is too late are never made.
 sub feed
 {
-	my $first = max($next_tick, int(time * 10) + 10);
+	my $first = max($next_tick, int((time + $LEAST) * 10));
 	my $last = int((time + $LEAD) * 10);
 	return if $last < $first;
 	my @rows;
@@ -112,14 +113,16 @@ sub feed
 	return;
 }
 
-my %killed = ('server' => 0, 'scan worker' => 0, 'dispatcher' => 0);
-while (sum(values %killed) < $KILLS)
+my %killed = map { $_ => 0 } keys %KILLS;
+my @order = shuffle map { ($_) x $KILLS{$_} } sort keys %KILLS;
+my $CUT = q{SELECT count(*) FROM anomaly.runs WHERE status IN ('crashed', 'cancelled')};
+# Where they strike is up to the machine: on some, more are needed to cut enough runs short.
+while (@order || $killed{server} < 40 && $node->safe_psql('postgres', $CUT) < 4)
 {
 	feed();
 	sleep rand 1.2;
 	feed();
-	my $choice = rand;
-	my $kind = $choice < 0.4 ? 'server' : $choice < 0.8 ? 'scan worker' : 'dispatcher';
+	my $kind = $order[0] // 'server';
 	if ($kind eq 'server')
 	{
 		# Every other time in the middle of a run, which on a quick machine a random moment seldom is.
@@ -135,6 +138,7 @@ while (sum(values %killed) < $KILLS)
 		my $pid = $node->safe_psql('postgres', "SELECT strike('$kind')");
 		next if $pid eq '';
 	}
+	shift @order;
 	$killed{$kind}++;
 	note sprintf 'kill %d: %s at %.3f', sum(values %killed), $kind, time;
 }
@@ -148,11 +152,11 @@ feed();
 $node->wait_until("SELECT count(*) = 3 FROM anomaly.detectors WHERE detector IN ('by_rule', 'by_rate', 'of_other')
 	AND watermark >= (SELECT max(at) FROM reading)", 'everything is judged');
 $node->safe_psql('postgres', "SELECT anomaly.disable('$_')", Readings::as($owner{$_})) for sort keys %owner;
+$node->wait_for_idle;
 
 is($too_late, 0, 'every reading was stored in time');
-my $cut = $node->safe_psql('postgres', q{SELECT count(*) FROM anomaly.runs WHERE status IN ('crashed', 'cancelled')});
+my $cut = $node->safe_psql('postgres', $CUT);
 cmp_ok($cut, '>=', 4, "fault_p2_power: $cut runs were cut short");
-cmp_ok($killed{server}, '>=', 3, 'the server was killed among others');
 is($node->safe_psql('postgres', q{SELECT run_id, status, error_message FROM anomaly.runs WHERE status NOT IN ('crashed', 'cancelled', 'succeeded')}), '',
 	'no run has failed or seems to be running');
 

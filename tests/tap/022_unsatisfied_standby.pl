@@ -27,7 +27,7 @@ pass('fault_p4_power: an ordinary commit waits for the standby');
 
 {
 	local $ENV{PGOPTIONS} = '-c synchronous_commit=local';
-	Readings::insert_incident($node, 'a', 150, 1);
+	Readings::insert_incident($node, 'a', 150, 3);
 }
 $node->wait_for_alert('cpu', q{entity = 'a' AND status = 'resolved'});
 is($node->safe_psql('postgres', q{SELECT points FROM anomaly.alerts WHERE detector = 'cpu'}), '2',
@@ -38,13 +38,13 @@ my $holder = $node->background_psql('postgres');
 $holder->query_safe('SELECT pg_advisory_lock(1)');
 {
 	local $ENV{PGOPTIONS} = '-c synchronous_commit=local';
-	Readings::insert_incident($node, 'd', 450, 1);
+	Readings::insert_incident($node, 'd', 450, 3);
 }
 $node->wait_until(q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'anomaly_detection scan worker' AND wait_event = 'advisory')},
 	'a run is under way');
 my $run = $node->safe_psql('postgres', q{SELECT run_id FROM anomaly.runs WHERE status = 'running'});
 my $began = time;
-my $stopped = do { local $ENV{PGCTLTIMEOUT} = 30; $node->stop('fast', fail_ok => 1) };
+my $stopped = do { local $ENV{PGCTLTIMEOUT} = 120; $node->stop('fast', fail_ok => 1) };
 my $took = sprintf '%.1f', time - $began;
 ok($stopped, "fault_p4_fast_stop: the server stopped, in $took s");
 eval { $_->quit } for $holder, $waiter;

@@ -29,8 +29,8 @@ $node->safe_psql('postgres', q{
 }, Readings::as('Old Owner'));
 
 # One incident that is over, one whose episode is still open when the dump is made.
-Readings::insert_incident($node, 'a', 150, 0.5);
-Readings::insert($node, [ 1, 'b', 260 ], [ 1.1, 'b', 270 ]);
+Readings::insert_incident($node, 'a', 150, 3);
+Readings::insert($node, [ 4, 'b', 260 ], [ 4.1, 'b', 270 ]);
 $node->wait_for_alert('cpu', q{entity = 'a' AND status = 'resolved'});
 $node->wait_for_alert('cpu', q{entity = 'b' AND status = 'open' AND points = 2});
 $node->safe_psql('postgres', q{SELECT anomaly.scan('orders of "Old Owner"')}, Readings::as('Old Owner'));

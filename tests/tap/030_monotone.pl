@@ -18,7 +18,7 @@ cmp_ok(scalar @strategies, '>=', 3, "strategies: @strategies");
 
 # Three quiet points, the anomaly, three quiet points, all a little later than now, so that every detector sees them together.
 $node->safe_psql('postgres', q{INSERT INTO metric
-	SELECT now() + interval '3 seconds' + i * interval '1 millisecond', entity, 100.25 + i / 8.0 + CASE WHEN i = 4 THEN side * size ELSE 0 END
+	SELECT now() + interval '10 seconds' + i * interval '1 millisecond', entity, 100.25 + i / 8.0 + CASE WHEN i = 4 THEN side * size ELSE 0 END
 	  FROM injected, generate_series(1, 7) i});
 $node->wait_until(q{SELECT NOT EXISTS (SELECT FROM anomaly.detectors WHERE watermark IS NULL OR watermark < (SELECT max(at) FROM metric))},
 	'the workers have not seen the points');

@@ -9,6 +9,7 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils ();    # not its functions: they would hide the methods of their names
 use Test::More;
+use Time::HiRes qw(usleep);
 our @ISA = ('PostgreSQL::Test::Cluster');
 
 # Naps, lingering and waits shortened, so that a test takes seconds where a server takes minutes.
@@ -65,10 +66,32 @@ sub workers
 # sqlstate($sql): the SQLSTATE that the statement fails with; empty when it succeeds.
 sub sqlstate
 {
-	my ($self, $sql, $database) = @_;
-	my ($rc, $out, $err) = $self->psql($database // 'postgres', "\\set VERBOSITY sqlstate\n$sql");
+	my ($self, $sql, $database, %options) = @_;
+	my ($rc, $out, $err) = $self->psql($database // 'postgres', "\\set VERBOSITY sqlstate\n$sql", %options);
 	return '' if $rc == 0;
 	return $err =~ /(?:ERROR|FATAL):\s+([0-9A-Z]{5})/ ? $1 : "no SQLSTATE in: $err";
+}
+
+# The same, repeated for as long as a worker is at it.
+sub sqlstate_when_idle
+{
+	my ($self, @arguments) = @_;
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		my $sqlstate = $self->sqlstate(@arguments);
+		return $sqlstate if $sqlstate ne '55006';
+		usleep(100_000);
+	}
+	return 'running all the time';
+}
+
+# Waits until none of the extension's processes is left but the launcher.
+sub wait_for_idle
+{
+	my ($self, $database) = @_;
+	my $where = defined $database ? "AND datname = '$database'" : '';
+	return $self->wait_until("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type ~ '^anomaly_detection (scan worker|dispatcher)' $where",
+		'a process of ours stays');
 }
 
 1;

@@ -1,7 +1,8 @@
 # Deterministic readings that know nothing of the detectors that watch them, and how alert sets are compared.
 #
 #   Readings::create($node);             # table reading: at, entity, value, with an hour of history
-#   Readings::insert($node, [$offset, $entity, $value], ...);    # at = now + $offset seconds
+#   Readings::insert($node, [$offset, $entity, $value], ...);    # at = now + $offset seconds; far enough ahead that
+#                                                                # no scan can have passed it when it is stored
 #   Readings::twin($node, 'cpu');        # detector cpu_twin: the same settings, but nothing ever scans it by itself
 #   Readings::is_as_undisturbed($node, 'cpu', $title);           # after one scan of the twin
 # The last two take the detector's owner as one more argument, if it is not the superuser.

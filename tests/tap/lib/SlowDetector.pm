@@ -3,6 +3,7 @@
 #   my $slow = SlowDetector->new($node, $database);  # detector slow_v of role watcher, quick at first
 #   $slow->block;                                    # its next scan sleeps; returns when that scan is running
 #   $slow->unblock;                                  # scans after this one are quick again
+#   $slow->wait_for_success_after($run);             # and none that began before sleeps on
 package SlowDetector;
 use strict;
 use warnings;
@@ -61,11 +62,14 @@ sub last_run
 	return $self->sql(q(SELECT COALESCE(max(run_id), 0) FROM anomaly.runs));
 }
 
+# A scan that read the nap before unblock() shortened it sleeps for ten minutes, whenever that was: it is cancelled.
 sub wait_for_success_after
 {
 	my ($self, $run) = @_;
 	return $self->wait_until(
-		"SELECT EXISTS (SELECT FROM anomaly.runs WHERE detector = 'slow_v' AND status = 'succeeded' AND run_id > $run)",
+		"SELECT (SELECT count(pg_cancel_backend(pid)) >= 0 FROM pg_stat_activity WHERE backend_type = 'anomaly_detection scan worker'
+			AND datname = current_database() AND wait_event = 'PgSleep')
+		AND EXISTS (SELECT FROM anomaly.runs WHERE detector = 'slow_v' AND status = 'succeeded' AND run_id > $run)",
 		"no successful run after run $run");
 }
 

@@ -130,7 +130,7 @@ COMMENT ON FUNCTION anomaly.claim_next_due(timestamptz) IS 'first step of anomal
 COMMENT ON FUNCTION anomaly.perform_claimed(bigint) IS 'second step of anomaly.run_due(): does the work of a claimed run; the number of alerts it opened';
 COMMENT ON FUNCTION anomaly.settle_claimed(bigint, bigint, text, text) IS 'third step of anomaly.run_due(): records how a claimed run ended; whether it was cancelled';
 COMMENT ON FUNCTION anomaly.due_of_others() IS 'what is due and visible to the caller, but owned by another role';
-COMMENT ON FUNCTION anomaly.run_is_alive(bigint) IS 'whether a session still holds the lock of a run';
+COMMENT ON FUNCTION anomaly.run_is_alive(bigint) IS 'whether a run that showed as running has not crashed: a session holds its lock, or it has ended meanwhile';
 COMMENT ON FUNCTION anomaly.paused_reason() IS 'why nothing runs in this database by itself; NULL when it may';
 COMMENT ON FUNCTION anomaly.running_workers() IS 'scan workers of this database and the run each is executing; empty without shared_preload_libraries';
 COMMENT ON FUNCTION anomaly.scheduler_health() IS 'one row per problem of the scheduler, or one row that says ok';

@@ -19,6 +19,7 @@ pub mod result_set;
 pub mod session;
 pub mod shmem;
 pub mod signals;
+pub mod snapshot;
 pub mod stream;
 pub mod subxact;
 pub mod timer;

@@ -27,7 +27,7 @@ use crate::{
     },
     error::{SqlResult, from_core, invalid, report, required},
     gucs,
-    pg::{bgworker, internal_rights, locks, session, subxact::Caught, xact},
+    pg::{bgworker, internal_rights, locks, session, snapshot, subxact::Caught, xact},
     sql, worker,
 };
 
@@ -1000,10 +1000,23 @@ fn settle_claimed(
     Ok(cancelled)
 }
 
-/// Whether a session still holds the lock of a run.
-#[pg_extern(schema = "anomaly", volatile, parallel_restricted, strict)]
-fn run_is_alive(run_id: i64) -> bool {
-    locks::is_held(locks::run_key(run_id))
+/// Whether a run whose row said 'running' has not crashed: a session holds its lock, or it has ended
+/// since the row was read. The row is of the query's snapshot, the lock of this moment.
+#[pg_extern(schema = "anomaly", volatile, parallel_unsafe, strict)]
+fn run_is_alive(run_id: i64) -> SqlResult<bool> {
+    if locks::is_held(locks::run_key(run_id)) {
+        return Ok(true);
+    }
+    let ended = snapshot::latest(|| {
+        internal_rights::with(|| {
+            sql::row(
+                "SELECT status <> 'running' FROM anomaly.run WHERE run_id = $1",
+                &[run_id.into()],
+                |row| row.must::<bool>(1),
+            )
+        })
+    })?;
+    Ok(ended.unwrap_or(false))
 }
 
 /// Why nothing runs in this database by itself; NULL when it may.
@@ -1137,12 +1150,13 @@ mod tests {
         let first = claim_at(&item, now).expect("due");
         assert_eq!(status(first.run_id), "running");
         assert_eq!(state(&item).1, Some(now + HOUR), "in step with the due time");
-        assert!(run_is_alive(first.run_id));
+        let is_alive = || run_is_alive(first.run_id).expect("no error");
+        assert!(is_alive());
         set_next_due(&item, Some(now)).expect("stored");
         assert!(claim_at(&item, now).is_none(), "the detector's lock is held");
         assert_eq!(state(&item).1, Some(now + HOUR), "the slot is covered by the run under way");
         release(&first);
-        assert!(!run_is_alive(first.run_id));
+        assert!(!is_alive(), "its row still says running");
     }
 
     #[pg_test]

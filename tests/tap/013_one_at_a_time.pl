@@ -20,6 +20,23 @@ subtest 'fault_s2_scan_beside_worker' => sub {
 	$slow->wait_for_success_after($runs);
 };
 
+subtest 'a run that ends while somebody looks has not crashed' => sub {
+	my $pid = $slow->block;
+	my $run = $slow->last_run;
+	my $reader = $node->background_psql('postgres');
+	$reader->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
+	my $status = "SELECT status FROM anomaly.runs WHERE run_id = $run";
+	is($reader->query_safe($status), 'running', 'it is seen to run');
+	$slow->unblock;
+	$slow->sql("SELECT pg_cancel_backend($pid)");
+	$slow->wait_for_success_after($run);
+	is($slow->sql($status), 'cancelled', 'and ends');
+	is($reader->query_safe($status), 'running', 'for who has seen it run, it runs to the end of the transaction');
+	$reader->query_safe('COMMIT');
+	is($reader->query_safe($status), 'cancelled', 'not longer');
+	$reader->quit;
+};
+
 subtest 'fault_s2_worker_beside_scan' => sub {
 	# A session scans in a transaction that it leaves open: the worker lets the slots pass.
 	$slow->sql(q(SELECT anomaly.disable('slow_v')));

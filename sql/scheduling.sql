@@ -10,7 +10,8 @@ SELECT r.run_id, r.detector, r.monitor, r.owner, r.kind, r.started_by,
             THEN r.status ELSE 'crashed' END AS status,
        r.pid, r.started_at, r.finished_at, r.finished_at OPERATOR(pg_catalog.-) r.started_at AS duration,
        r.window_from, r.window_until, r.rows_read, r.points_scored, r.alerts_opened, r.alerts_resolved,
-       r.entities, r.entities_skipped, r.error_code, r.error_message
+       r.entities, r.entities_skipped, r.entities_replayed, r.alerts_amended, r.alerts_withdrawn,
+       r.error_code, r.error_message
   FROM anomaly.run r
  WHERE pg_catalog.pg_has_role(CURRENT_USER, r.owner, 'MEMBER')
     OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_monitor', 'MEMBER')

@@ -68,6 +68,8 @@ CREATE TABLE anomaly.detector (
     cron            text,
     time_zone       text        NOT NULL DEFAULT 'UTC',
     settle          interval    NOT NULL DEFAULT '5 seconds' CHECK (settle >= interval '0'),
+    -- how long after that a row may still come, or be corrected, and be judged
+    late_window     interval    NOT NULL DEFAULT '0' CHECK (late_window >= interval '0'),
     training_window interval    NOT NULL DEFAULT '30 days' CHECK (training_window > interval '0'),
     min_data_points integer     NOT NULL DEFAULT 100 CHECK (min_data_points >= 2),
     threshold       double precision CHECK (threshold > 0 AND threshold < 'Infinity'),
@@ -139,5 +141,23 @@ CREATE TABLE anomaly.entity_state (
     FOREIGN KEY (detector, version) REFERENCES anomaly.model ON DELETE CASCADE
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE anomaly.entity_state IS 'one small state per entity: baseline and episode; entity is empty for a detector without entities';
+
+-- From the oldest checkpoint on rows are read again at each scan; see DESIGN.md, "Late rows".
+CREATE TABLE anomaly.checkpoint (
+    detector text        NOT NULL,
+    version  integer     NOT NULL,
+    at       timestamptz NOT NULL,
+    entity   text        NOT NULL,
+    -- NULL where the entity had no state yet
+    payload  bytea,
+    -- of the alert that was open
+    metadata jsonb,
+    -- of the points between this checkpoint and the next, as they were judged
+    points   bigint      NOT NULL DEFAULT 0,
+    digest   bigint      NOT NULL DEFAULT 0,
+    PRIMARY KEY (detector, version, at, entity),
+    FOREIGN KEY (detector, version) REFERENCES anomaly.model ON DELETE CASCADE
+) WITH (fillfactor = 80);
+COMMENT ON TABLE anomaly.checkpoint IS 'earlier states of entities, from which they are judged again when rows of their late_window change';
 
 SET LOCAL search_path TO @extschema@, pg_temp;

@@ -12,6 +12,7 @@ pub mod create_detector;
 mod drop_detector;
 mod enable;
 mod explain_detector;
+mod late;
 #[cfg(any(test, feature = "pg_test"))]
 mod panics;
 mod process_data_point;

@@ -284,6 +284,7 @@ fn watch(common: &Watch, info: &MetricInfo) -> SqlResult<(String, String)> {
         cron: None,
         time_zone: "UTC",
         settle: days(0)?,
+        late_window: days(0)?,
         training_window: days(30)?,
         min_data_points,
         threshold: None,

@@ -566,7 +566,8 @@ fn succeed_in(run_id: i64, slot: Option<i16>, done: &ScanSummary, now: i64) -> S
         sql::execute(
             "UPDATE anomaly.run SET status = 'succeeded', finished_at = $3, window_from = $4, \
                 window_until = $5, rows_read = $6, points_scored = $7, alerts_opened = $8, \
-                alerts_resolved = $9, entities = $10, entities_skipped = $11 \
+                alerts_resolved = $9, entities = $10, entities_skipped = $11, \
+                entities_replayed = $12, alerts_amended = $13, alerts_withdrawn = $14 \
              WHERE run_id = $1 AND slot = COALESCE($2, slot) AND status = 'running'",
             &[
                 run_id.into(),
@@ -580,6 +581,9 @@ fn succeed_in(run_id: i64, slot: Option<i16>, done: &ScanSummary, now: i64) -> S
                 done.alerts_resolved.into(),
                 done.entities.into(),
                 done.entities_skipped.into(),
+                done.entities_replayed.into(),
+                done.alerts_amended.into(),
+                done.alerts_withdrawn.into(),
             ],
         )
     })?;

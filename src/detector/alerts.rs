@@ -20,12 +20,57 @@ const BATCH: usize = 1000;
 /// an alert that was stored earlier has not become more deviating.
 struct Draft {
     stored_id: Option<i64>,
+    /// The stored row says what came of points that are judged again: all of it is written anew.
+    amends: bool,
     entity: String,
     /// Time of the point that opened it, or that changed it first.
     since: i64,
     episode: Episode,
     resolved_at: Option<i64>,
-    texts: Option<(String, &'static str, Value)>,
+    texts: Option<Texts>,
+}
+
+/// What an alert says about the peak of its episode.
+struct Texts {
+    description: String,
+    suggestion: &'static str,
+    /// JSON: numbers that are read from the catalogue and written again keep every digit.
+    metadata: String,
+}
+
+impl Texts {
+    fn new(core: &Detector, episode: &Episode, metadata: String) -> Self {
+        let peak = Verdict::from(&episode.peak);
+        Texts { description: core.description(&peak), suggestion: core.suggestion(&peak), metadata }
+    }
+}
+
+/// A stored alert of points that are judged again.
+struct Earlier {
+    alert_id: i64,
+    at: i64,
+    last_at: i64,
+    status: String,
+    points: i64,
+    peak_at: i64,
+    value: Option<f64>,
+}
+
+impl Earlier {
+    fn is_withdrawn(&self) -> bool {
+        self.status == "withdrawn"
+    }
+
+    /// Whether the draft says something else about the episode.
+    fn differs(&self, draft: &Draft) -> bool {
+        let episode = &draft.episode;
+        let ended = self.status == "resolved";
+        self.is_withdrawn()
+            || ended != draft.resolved_at.is_some()
+            || (self.at, self.last_at, self.points, self.peak_at)
+                != (episode.started_at, episode.last_at, episode.points as i64, episode.peak.at)
+            || self.value.is_some_and(|value| value != episode.peak.value)
+    }
 }
 
 /// The alerts that one run opens, changes and resolves, stored at its end.
@@ -33,6 +78,8 @@ struct Draft {
 pub struct AlertBook {
     drafts: Vec<Draft>,
     stored: HashMap<i64, usize>,
+    /// By entity, those that points after some time raised which are judged again.
+    reconsidered: HashMap<String, Vec<Earlier>>,
 }
 
 /// What `AlertBook::store` did.
@@ -42,6 +89,22 @@ pub struct StoredAlerts {
     pub resolved: i64,
     /// Stored earlier and changed now.
     pub changed: Vec<i64>,
+    /// Of points that were judged again: alerts that say something else now, and those that nothing
+    /// is left of.
+    pub amended: i64,
+    pub withdrawn: i64,
+    /// By place in the book.
+    ids: Vec<i64>,
+}
+
+impl StoredAlerts {
+    /// The id of an alert that [`AlertBook::note`] gave a provisional one, any other as it is.
+    pub fn id_of(&self, alert_id: i64) -> i64 {
+        match usize::try_from(-(alert_id + 1)) {
+            Ok(place) => self.ids.get(place).copied().unwrap_or(alert_id),
+            Err(_) => alert_id,
+        }
+    }
 }
 
 impl AlertBook {
@@ -60,6 +123,7 @@ impl AlertBook {
             0 => {
                 self.drafts.push(Draft {
                     stored_id: None,
+                    amends: false,
                     entity: entity.to_owned(),
                     since: outcome.verdict.at,
                     episode,
@@ -73,6 +137,7 @@ impl AlertBook {
             id => *self.stored.entry(id).or_insert_with(|| {
                 self.drafts.push(Draft {
                     stored_id: Some(id),
+                    amends: false,
                     entity: entity.to_owned(),
                     since: outcome.verdict.at,
                     episode,
@@ -88,25 +153,134 @@ impl AlertBook {
             draft.resolved_at = Some(outcome.verdict.at);
         }
         if let Some(metadata) = &outcome.metadata {
-            let peak = Verdict::from(&episode.peak);
-            draft.texts = Some((
-                core.description(&peak),
-                core.suggestion(&peak),
-                Value::Object(metadata.clone()),
-            ));
+            let metadata = Value::Object(metadata.clone()).to_string();
+            draft.texts = Some(Texts::new(core, &episode, metadata));
         }
+    }
+
+    /// An entity goes on from an earlier state, in which this episode was open: its alert becomes
+    /// what it was then, and what follows changes it again.
+    pub fn resume(
+        &mut self,
+        core: &Detector,
+        entity: &str,
+        episode: &Episode,
+        metadata: Option<String>,
+    ) {
+        self.stored.insert(episode.alert_id, self.drafts.len());
+        self.drafts.push(Draft {
+            stored_id: Some(episode.alert_id),
+            amends: true,
+            entity: entity.to_owned(),
+            since: episode.started_at,
+            episode: *episode,
+            resolved_at: None,
+            texts: metadata.map(|metadata| Texts::new(core, episode, metadata)),
+        });
+    }
+
+    /// The points after `begin` of these entities are judged again: of the alerts that they raised,
+    /// those that they raise again are amended, and the others withdrawn.
+    pub fn reconsider(
+        &mut self,
+        row: &DetectorRow,
+        begin: i64,
+        entities: &[String],
+    ) -> SqlResult<()> {
+        let found = internal_rights::with(|| {
+            sql::rows(
+                "SELECT a.entity, a.alert_id, a.at, a.last_at, a.status, a.points::bigint, a.peak_at, a.value \
+                   FROM anomaly.alert a JOIN anomaly.detector d USING (detector) \
+                  WHERE detector = $1 AND a.owner = $2::oid AND a.raised_at >= d.created_at \
+                    AND a.entity = ANY ($3) AND (a.last_at > $4 OR $5 AND a.last_at = $4) \
+                  ORDER BY a.alert_id",
+                &[
+                    row.detector.as_str().into(),
+                    row.owner.into(),
+                    entities.to_vec().into(),
+                    sql::timestamptz(begin)?.into(),
+                    row.sampling.bucket.is_some().into(),
+                ],
+                |r| {
+                    let earlier = Earlier {
+                        alert_id: r.must(2)?,
+                        at: r.micros(3)?.unwrap_or_default(),
+                        last_at: r.micros(4)?.unwrap_or_default(),
+                        status: r.must(5)?,
+                        points: r.must(6)?,
+                        peak_at: r.micros(7)?.unwrap_or_default(),
+                        value: r.get(8)?,
+                    };
+                    Ok((r.must::<String>(1)?, earlier))
+                },
+            )
+        })?;
+        for (entity, earlier) in found {
+            self.reconsidered.entry(entity).or_default().push(earlier);
+        }
+        Ok(())
+    }
+
+    /// The figures behind the alert of an episode as JSON, by the episode's `alert_id`; `None` where
+    /// nothing has changed them.
+    pub fn metadata(&self, alert_id: i64) -> Option<String> {
+        let place = match alert_id {
+            0 => return None,
+            id if id < 0 => (-id - 1) as usize,
+            id => *self.stored.get(&id)?,
+        };
+        self.drafts.get(place)?.texts.as_ref().map(|texts| texts.metadata.clone())
+    }
+
+    /// Finds the stored alert of each episode of the points that were judged again: the one that
+    /// began at the same time, or else one that it overlaps. Answers how many say something else now,
+    /// and the ids of those that are left over.
+    fn settle(&mut self) -> (i64, Vec<i64>) {
+        for begins in [true, false] {
+            for place in 0..self.drafts.len() {
+                let draft = &mut self.drafts[place];
+                if draft.stored_id.is_some() {
+                    continue;
+                }
+                let (from, to) = (draft.episode.started_at, draft.episode.last_at);
+                let earlier = self.reconsidered.get(&draft.entity).and_then(|of| {
+                    of.iter().find(|e| {
+                        !self.stored.contains_key(&e.alert_id)
+                            && if begins { e.at == from } else { e.at <= to && from <= e.last_at }
+                    })
+                });
+                if let Some(earlier) = earlier {
+                    draft.stored_id = Some(earlier.alert_id);
+                    draft.amends = true;
+                    self.stored.insert(earlier.alert_id, place);
+                }
+            }
+        }
+        let mut amended = 0;
+        let mut left_over = Vec::new();
+        for earlier in self.reconsidered.values().flatten() {
+            match self.stored.get(&earlier.alert_id) {
+                Some(place) => amended += i64::from(earlier.differs(&self.drafts[*place])),
+                None if earlier.is_withdrawn() => {}
+                None => left_over.push(earlier.alert_id),
+            }
+        }
+        (amended, left_over)
     }
 
     /// Writes the alerts and puts the real ids into the states of episodes that go on.
     pub fn store(
-        self,
+        mut self,
         row: &DetectorRow,
         states: &mut EntityStates,
         version: i32,
         run_id: Option<i64>,
     ) -> SqlResult<StoredAlerts> {
         let mut result = StoredAlerts::default();
-        if self.drafts.is_empty() {
+        let (amended, left_over) = self.settle();
+        result.amended = amended;
+        result.withdrawn = left_over.len() as i64;
+        if self.drafts.is_empty() && left_over.is_empty() {
             return Ok(result);
         }
         let new = self.drafts.iter().filter(|d| d.stored_id.is_none()).count() as i64;
@@ -124,7 +298,8 @@ impl AlertBook {
             let mut in_time: Vec<(usize, &Draft)> = self.drafts.iter().enumerate().collect();
             in_time.sort_by_key(|(_, draft)| draft.since);
             for (place, draft) in in_time {
-                result.resolved += i64::from(draft.resolved_at.is_some());
+                // What was judged again may have been resolved before.
+                result.resolved += i64::from(draft.resolved_at.is_some() && !draft.amends);
                 let id = match draft.stored_id {
                     Some(id) => {
                         result.changed.push(id);
@@ -160,11 +335,15 @@ impl AlertBook {
             for batch in updates.chunks(BATCH) {
                 sql::execute(UPDATE, &[JsonB(Value::Array(batch.to_vec())).into()])?;
             }
+            for batch in left_over.chunks(BATCH) {
+                sql::execute(
+                    "UPDATE anomaly.alert SET status = 'withdrawn' WHERE alert_id = ANY ($1)",
+                    &[batch.to_vec().into()],
+                )?;
+            }
+            result.ids = real_ids;
             for state in states.touched() {
-                let id = state.episode.alert_id;
-                if id < 0 {
-                    state.episode.alert_id = real_ids[(-id - 1) as usize];
-                }
+                state.episode.alert_id = result.id_of(state.episode.alert_id);
             }
             Ok(())
         })?;
@@ -211,12 +390,10 @@ fn draft_json(draft: &Draft, id: i64) -> SqlResult<Value> {
     };
     let episode = &draft.episode;
     let peak = &episode.peak;
-    let (description, suggestion, metadata) = match &draft.texts {
-        Some((d, s, m)) => (json!(d), json!(s), m.clone()),
-        None => (Value::Null, Value::Null, Value::Null),
-    };
+    let texts = draft.texts.as_ref();
     Ok(json!({
         "alert_id": id,
+        "amends": draft.amends,
         "entity": draft.entity,
         "status": if draft.resolved_at.is_some() { "resolved" } else { "open" },
         "severity": peak.severity().as_str(),
@@ -233,9 +410,9 @@ fn draft_json(draft: &Draft, id: i64) -> SqlResult<Value> {
         "score": 0.0 - libm::expm1(peak.ln_p),
         "p_value": libm::exp(peak.ln_p),
         "direction": peak.direction.as_str(),
-        "description": description,
-        "suggestion": suggestion,
-        "metadata": metadata,
+        "description": texts.map(|texts| &texts.description),
+        "suggestion": texts.map(|texts| texts.suggestion),
+        "metadata": texts.map(|texts| &texts.metadata),
     }))
 }
 
@@ -249,27 +426,31 @@ const INSERT: &str = "\
             + extract(month FROM $8 AT TIME ZONE 'UTC')) % 16)::smallint, \
         n.alert_id, $2, $3::oid, n.status, $4, $5, n.severity, n.entity, $7, $6, n.at, n.last_at, \
         $8, n.resolved_at, n.points, n.peak_at, n.value, n.expected, n.lower, n.upper, \
-        n.deviation, n.score, n.p_value, n.direction, n.description, n.suggestion, n.metadata, \
+        n.deviation, n.score, n.p_value, n.direction, n.description, n.suggestion, \
+        n.metadata::jsonb, \
         $9, $10 \
       FROM jsonb_to_recordset($1) AS n (alert_id bigint, entity text, status text, \
         severity anomaly.severity, at timestamptz, last_at timestamptz, resolved_at timestamptz, \
         points int, peak_at timestamptz, value float8, expected float8, lower float8, \
         upper float8, deviation float8, score float8, p_value float8, direction text, \
-        description text, suggestion text, metadata jsonb)";
+        description text, suggestion text, metadata text)";
 
 const UPDATE: &str = "\
     UPDATE anomaly.alert a SET \
-        status = CASE WHEN n.status = 'resolved' THEN 'resolved' ELSE a.status END, \
+        status = CASE WHEN n.status = 'resolved' OR n.amends AND a.status <> 'acknowledged' \
+                      THEN n.status ELSE a.status END, \
         severity = n.severity, last_at = n.last_at, \
-        resolved_at = COALESCE(n.resolved_at, a.resolved_at), points = n.points, \
+        at = CASE WHEN n.amends THEN n.at ELSE a.at END, \
+        resolved_at = CASE WHEN n.amends THEN n.resolved_at \
+                           ELSE COALESCE(n.resolved_at, a.resolved_at) END, points = n.points, \
         peak_at = n.peak_at, value = n.value, expected = n.expected, lower = n.lower, \
         upper = n.upper, deviation = n.deviation, score = n.score, p_value = n.p_value, \
         direction = n.direction, description = COALESCE(n.description, a.description), \
         suggestion = COALESCE(n.suggestion, a.suggestion), \
-        metadata = COALESCE(n.metadata, a.metadata) \
-      FROM jsonb_to_recordset($1) AS n (alert_id bigint, status text, \
-        severity anomaly.severity, last_at timestamptz, resolved_at timestamptz, points int, \
+        metadata = COALESCE(n.metadata::jsonb, a.metadata) \
+      FROM jsonb_to_recordset($1) AS n (alert_id bigint, amends boolean, status text, \
+        severity anomaly.severity, at timestamptz, last_at timestamptz, resolved_at timestamptz, points int, \
         peak_at timestamptz, value float8, expected float8, lower float8, upper float8, \
         deviation float8, score float8, p_value float8, direction text, description text, \
-        suggestion text, metadata jsonb) \
+        suggestion text, metadata text) \
      WHERE a.alert_id = n.alert_id";

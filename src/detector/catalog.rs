@@ -71,6 +71,8 @@ pub struct DetectorRow {
     pub settled_until: i64,
     /// settled_until − training_window: training looks no further back.
     pub training_from: i64,
+    /// µs; rows that come so much later than the scan that passed their time are judged all the same.
+    pub late_window: i64,
     pub model: Option<ActiveModel>,
 }
 
@@ -192,7 +194,8 @@ const LOAD: &str = "\
            $2 - d.settle, $2 - d.settle - d.training_window, \
            m.version, m.points_per_day, m.payload, \
            d.trials_column, d.kind, d.direction, d.min_effect, d.min_relative_effect, \
-           m.entities, d.bucket, d.aggregate, d.on_missing \
+           m.entities, d.bucket, d.aggregate, d.on_missing, \
+           (extract(epoch FROM d.late_window) * 1000000)::bigint \
       FROM anomaly.detector d JOIN anomaly.detector_state s USING (detector) \
       LEFT JOIN anomaly.model m ON m.detector = d.detector AND m.active \
      WHERE d.detector = $1";
@@ -251,6 +254,7 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
         settled_until: sampling.settled(row.micros(24)?.unwrap_or(i64::MIN)),
         sampling,
         training_from: row.micros(25)?.unwrap_or(i64::MIN),
+        late_window: row.must(38)?,
         model,
     })
 }

@@ -50,6 +50,7 @@ pub struct Settings<'a> {
     pub aggregate: &'a str,
     /// By default zero where rows are counted, else ignore.
     pub on_missing: Option<&'a str>,
+    pub late_window: Interval,
     pub direction: &'a str,
     pub min_effect: f64,
     pub min_relative_effect: f64,
@@ -91,6 +92,7 @@ fn create_detector(
     bucket: default!(Option<Interval>, "NULL"),
     aggregate: default!(Option<&str>, "'avg'"),
     on_missing: default!(Option<&str>, "NULL"),
+    late_window: default!(Option<Interval>, "'0'"),
 ) -> SqlResult<String> {
     not_null!(
         anomaly_type,
@@ -109,6 +111,7 @@ fn create_detector(
         min_effect,
         min_relative_effect,
         aggregate,
+        late_window,
     );
     let feed = match source {
         Some(text) => FeedSetting::Source { text, columns: Named { value, at, entity, trials } },
@@ -119,6 +122,12 @@ fn create_detector(
                     if trials.is_some() { "trials" } else { "bucket" }
                 ),
                 "give source => 'table or query'",
+            ));
+        }
+        None if interval_micros(&late_window) != 0 => {
+            return Err(invalid(
+                "late_window without a source to read again",
+                "give source => 'table or query', or leave out late_window",
             ));
         }
         None => FeedSetting::Points,
@@ -148,6 +157,7 @@ fn create_detector(
         bucket,
         aggregate,
         on_missing,
+        late_window,
         params: params.0,
         trained_by_caller: false,
     })
@@ -242,10 +252,10 @@ pub fn create(settings: Settings) -> SqlResult<String> {
                 source_query, value_column, at_column, entity_column, every, cron, time_zone, \
                 settle, training_window, min_data_points, threshold, alerts_per_day, fire_after, \
                 clear_after, max_entities, params, kind, trials_column, direction, min_effect, \
-                min_relative_effect, bucket, aggregate, on_missing) \
+                min_relative_effect, bucket, aggregate, on_missing, late_window) \
              VALUES ($1, $2::oid, $3, $4, $5, $6, $7, $8, $9::oid, $10, $11, $12, $13, $14, $15, \
                 $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, \
-                $32, $33, $34) \
+                $32, $33, $34, $35) \
              ON CONFLICT DO NOTHING",
             &[
                 detector.as_str().into(),
@@ -282,6 +292,7 @@ pub fn create(settings: Settings) -> SqlResult<String> {
                 settings.bucket.into(),
                 settings.aggregate.into(),
                 sampling.on_missing.as_str().into(),
+                settings.late_window.into(),
             ],
         )?;
         if inserted == 1 {
@@ -396,6 +407,12 @@ fn check_ranges(settings: &Settings) -> SqlResult<()> {
     }
     if interval_micros(&settings.settle) < 0 {
         return Err(invalid("settle must not be negative", "for example settle => '5 seconds'"));
+    }
+    if interval_micros(&settings.late_window) < 0 {
+        return Err(invalid(
+            "late_window must not be negative",
+            "for example late_window => '1 hour'",
+        ));
     }
     if interval_micros(&settings.training_window) <= 0 {
         return Err(invalid(

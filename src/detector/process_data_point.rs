@@ -223,7 +223,7 @@ fn judge_one(detector: &str, data: &DataPoint, value: f64) -> SqlResult<Vec<i64>
     let point = Point::new(data.at, value);
     let entity = data.entity.as_bytes();
     let anomalous = judge(&row, &core, &shared, &mut states, &mut book, entity, point)?;
-    let stored = finish(&row, &core, states, book, model.version, None)?;
+    let stored = finish(&row, &core, &mut states, book, model.version, None)?;
     internal_rights::with(|| {
         sql::execute(
             "UPDATE anomaly.detector_state SET watermark = GREATEST(watermark, $2), \

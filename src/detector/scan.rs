@@ -13,6 +13,7 @@ use crate::{
         alerts::{AlertBook, StoredAlerts},
         batch::Batch,
         catalog::{DetectorRow, Feed},
+        late::LateWindow,
         source::read_query,
         states::EntityStates,
         train,
@@ -39,6 +40,10 @@ pub struct ScanSummary {
     pub points_scored: i64,
     pub alerts_opened: i64,
     pub alerts_resolved: i64,
+    /// Entities with rows that came late, which were judged again, and what that did to alerts.
+    pub entities_replayed: i64,
+    pub alerts_amended: i64,
+    pub alerts_withdrawn: i64,
     pub entities: i64,
     pub entities_skipped: i64,
 }
@@ -164,6 +169,45 @@ pub fn lock(detector: &str) -> SqlResult<DetectorRow> {
     DetectorRow::load(detector)
 }
 
+/// Judges points and takes note of what comes of them.
+pub struct Judging<'a> {
+    pub core: &'a Detector,
+    shared: &'a EntityState,
+    pub book: AlertBook,
+    /// Set while points of an entity are judged that may have been judged before: those that are
+    /// earlier than the window are not counted again.
+    pub again: bool,
+    /// Where the window begins.
+    from: i64,
+    /// Whether the point at `from` itself belongs to the window.
+    with_from: bool,
+    judged: u64,
+    points_scored: i64,
+    anomalies: i64,
+}
+
+impl Judging<'_> {
+    pub fn judge(
+        &mut self,
+        entity: &str,
+        state: &mut EntityState,
+        arrival: &Arrival,
+    ) -> SqlResult<()> {
+        self.judged += 1;
+        if self.judged.is_multiple_of(TICK_ROWS) {
+            pgrx::check_for_interrupts!();
+        }
+        let outcome = self.core.process_arrival(state, Some(self.shared), arrival);
+        let at = arrival.at();
+        if !self.again || at > self.from || at == self.from && self.with_from {
+            self.points_scored += 1;
+            self.anomalies += i64::from(outcome.verdict.is_anomaly);
+        }
+        self.book.note(self.core, entity, state, &outcome);
+        Ok(())
+    }
+}
+
 /// Scans in the current transaction as the detector's owner: the work of the scan worker, of
 /// `anomaly.scan` and of `anomaly.run_due`. A detector that was never trained is trained instead.
 pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
@@ -177,14 +221,14 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
             ..ScanSummary::default()
         });
     };
-    let until = row.settled_until;
     let from = row.watermark.unwrap_or(row.training_from);
+    let until = row.settled_until.max(from);
     let mut summary = ScanSummary {
         window_from: Some(from),
-        window_until: Some(until.max(from)),
+        window_until: Some(until),
         ..ScanSummary::default()
     };
-    if until <= from {
+    if until == from && row.late_window == 0 {
         return Ok(summary);
     }
 
@@ -196,65 +240,100 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
         )
     })?;
     let mut states = EntityStates::load(&row, model.version)?;
-    let mut book = AlertBook::default();
-    let mut rows_read = 0u64;
-    let mut points_scored = 0u64;
-    let mut anomalies = 0i64;
-    let mut entity = Vec::new();
-    let mut judged = |entity: &str, state: &mut EntityState, arrival: Arrival| {
-        points_scored += 1;
-        if points_scored.is_multiple_of(TICK_ROWS) {
-            pgrx::check_for_interrupts!();
-        }
-        let outcome = core.process_arrival(state, Some(&shared), &arrival);
-        anomalies += i64::from(outcome.verdict.is_anomaly);
-        book.note(&core, entity, state, &outcome);
-        Ok(())
+    let mut judging = Judging {
+        core: &core,
+        shared: &shared,
+        book: AlertBook::default(),
+        from,
+        again: false,
+        with_from: row.sampling.bucket.is_some(),
+        judged: 0,
+        points_scored: 0,
+        anomalies: 0,
+    };
+    let mut late = LateWindow::open(&row, model.version, from, &mut states)?;
+    let begin = match &mut late {
+        Some(late) => late.look_back(&row, &core, model.version, &mut states, &mut judging.book)?,
+        None => from,
     };
     let mut rows_judged = 0u64;
-    let mut judge_all = |states: &mut EntityStates, batch: &mut Batch| {
+    let mut judge_all = |states: &mut EntityStates,
+                         batch: &mut Batch,
+                         late: &mut Option<LateWindow>| {
         batch.drain(states.len(), &mut |position, reading| {
             rows_judged += 1;
             if rows_judged.is_multiple_of(TICK_ROWS) {
                 worker::progress_report(rows_judged as i64);
             }
             let (name, state) = states.at(&row.detector, &core, position)?;
-            row.sampling.arrive(state, reading, &mut |state, arrival| judged(name, state, arrival))
+            if let Some(late) = late {
+                judging.again = late.replays(position);
+                let next = Some(reading);
+                late.pass_checkpoints(&row, position, name, state, next, &mut judging)?;
+            }
+            row.sampling
+                .arrive(state, reading, &mut |state, arrival| judging.judge(name, state, &arrival))
         })
     };
+    let mut rows_read = 0u64;
+    let mut entity = Vec::new();
     let mut batch = Batch::default();
-    read_points(&row, from, until, &mut |read| {
-        rows_read += 1;
-        if rows_read.is_multiple_of(TICK_ROWS) {
-            pgrx::check_for_interrupts!();
+    read_points(&row, begin, until, &mut |read| {
+        let reading = row.sampling.read(read);
+        let past = late.as_ref().zip(reading.as_ref()).is_some_and(|(late, r)| late.is_past(r));
+        if !past {
+            rows_read += 1;
+            if rows_read.is_multiple_of(TICK_ROWS) {
+                pgrx::check_for_interrupts!();
+            }
         }
-        let Some(reading) = row.sampling.read(read).filter(|r| r.value.is_some()) else {
+        let Some(reading) = reading.filter(|r| r.value.is_some()) else {
             return Ok(());
         };
         // A row without entity belongs to the entity with the empty name.
         entity.clear();
         read.with_bytes(2, |name| entity.extend_from_slice(name));
-        let Some(position) = states.position(&entity)? else { return Ok(()) };
+        let position =
+            if past { states.position_if_room(&entity) } else { states.position(&entity) };
+        let Some(position) = position? else { return Ok(()) };
+        if let Some(late) = &mut late {
+            if past && !late.replays(position) {
+                return Ok(());
+            }
+            late.take(position, &reading);
+        }
         if batch.push(position, reading) {
-            judge_all(&mut states, &mut batch)?;
+            judge_all(&mut states, &mut batch, &mut late)?;
         }
         Ok(())
     })?;
-    judge_all(&mut states, &mut batch)?;
+    judge_all(&mut states, &mut batch, &mut late)?;
+    if let Some(late) = &mut late {
+        late.pass_rest(&row, &mut states, &mut judging)?;
+    }
     if row.sampling.fills_silence() {
+        judging.again = late.is_some();
         states.for_each(&row.detector, &core, &mut |name, state| {
-            row.sampling.pass(state, until, &mut |state, arrival| judged(name, state, arrival))
+            row.sampling
+                .pass(state, until, &mut |state, arrival| judging.judge(name, state, &arrival))
         })?;
     }
-    let points_scored = points_scored as i64;
+    let (entities_replayed, points_late) = late.as_ref().map_or((0, 0), LateWindow::replayed);
+    let Judging { book, points_scored, anomalies, .. } = judging;
     summary.rows_read = rows_read as i64;
-    summary.points_scored = points_scored;
+    summary.points_scored = points_scored + points_late.max(0);
     summary.entities = states.len() as i64;
     summary.entities_skipped = states.skipped().0 as i64;
+    summary.entities_replayed = entities_replayed;
 
-    let stored = finish(&row, &core, states, book, model.version, Some(run_id))?;
+    let stored = finish(&row, &core, &mut states, book, model.version, Some(run_id))?;
     summary.alerts_opened = stored.opened.len() as i64;
     summary.alerts_resolved = stored.resolved;
+    summary.alerts_amended = stored.amended;
+    summary.alerts_withdrawn = stored.withdrawn;
+    if let Some(late) = late {
+        late.store(&row, &core, model.version, until, &states, &stored)?;
+    }
     internal_rights::with(|| {
         sql::execute(
             "UPDATE anomaly.detector_state SET watermark = $2, \
@@ -264,7 +343,7 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
             &[
                 detector.into(),
                 sql::timestamptz(until)?.into(),
-                points_scored.into(),
+                (points_scored + points_late).into(),
                 anomalies.into(),
                 summary.entities_skipped.into(),
             ],
@@ -296,12 +375,12 @@ pub fn judge(
 pub fn finish(
     row: &DetectorRow,
     core: &Detector,
-    mut states: EntityStates,
+    states: &mut EntityStates,
     book: AlertBook,
     version: i32,
     run_id: Option<i64>,
 ) -> SqlResult<StoredAlerts> {
-    let stored = book.store(row, &mut states, version, run_id)?;
+    let stored = book.store(row, states, version, run_id)?;
     states.save(&row.detector, core, version)?;
     Ok(stored)
 }

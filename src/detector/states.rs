@@ -145,6 +145,26 @@ impl EntityStates {
         Ok(Some(position))
     }
 
+    /// As [`EntityStates::position`]; a row of an entity beyond `max_entities` is not counted.
+    pub fn position_if_room(&mut self, entity: &[u8]) -> SqlResult<Option<usize>> {
+        if self.items.len() >= self.max_entities && !self.index.contains_key(entity) {
+            return Ok(None);
+        }
+        self.position(entity)
+    }
+
+    /// The name of the entity at a position.
+    pub fn name(&self, position: usize) -> &str {
+        &self.items[position].entity
+    }
+
+    /// Puts a stored state in the place of the one at a position; an empty one stands for none.
+    pub fn put_back(&mut self, position: usize, stored: Vec<u8>) {
+        let item = &mut self.items[position];
+        item.stored = stored;
+        item.state = None;
+    }
+
     /// Name and state of the entity at a position, which [`EntityStates::position`] gave.
     ///
     /// # Errors

@@ -58,6 +58,7 @@ fn watch(
     bucket: default!(Option<Interval>, "NULL"),
     aggregate: default!(Option<&str>, "'avg'"),
     on_missing: default!(Option<&str>, "NULL"),
+    late_window: default!(Option<Interval>, "'0'"),
 ) -> Result<
     TableIterator<
         'static,
@@ -87,6 +88,7 @@ fn watch(
         min_effect,
         min_relative_effect,
         aggregate,
+        late_window,
     );
     let sampling =
         Sampling::check(&Wanted { kind, trials, bucket, aggregate, on_missing, time_zone })?;
@@ -147,6 +149,7 @@ fn watch(
         bucket,
         aggregate,
         on_missing,
+        late_window,
         params: params.0,
         trained_by_caller: session::session_user() == session::current_user(),
     })?;

@@ -1,5 +1,5 @@
-# Killing the scan worker, the dispatcher or the server at 20 random moments while readings come in. Whatever dies:
-# each reading is judged once, and each incident is one alert, as if nothing had happened.
+# Killing the scan worker, the dispatcher or the server at 20 random moments while readings come in, some of them late.
+# Whatever dies: each reading is judged once, and each incident is one alert, as if nothing had happened.
 #
 # The readings are made here, from a seed and from nothing that the extension says. ANOMALY_SEED repeats a run's
 # choices; where in a scan they strike is up to the machine.
@@ -34,6 +34,10 @@ $node->safe_psql('postgres', q{
 	CREATE VIEW feed AS SELECT at, entity, slowly(at, value) AS value FROM reading;
 	CREATE ROLE other LOGIN;
 	GRANT SELECT ON feed, reading TO other;
+	-- With those that come when scans have passed their time; it is read twice where any have.
+	CREATE TABLE straggler (LIKE reading);
+	CREATE VIEW late_reading AS SELECT * FROM reading UNION ALL SELECT * FROM straggler;
+	CREATE VIEW late_feed AS SELECT * FROM late_reading WHERE (SELECT pg_sleep(0.1) IS NOT NULL);
 	GRANT anomaly_monitor TO other;
 
 	-- Ends one process of a kind, as soon as there is one.
@@ -52,24 +56,27 @@ $node->safe_psql('postgres', q{
 	END $$;
 });
 
-# One by the textbook rule, whose alerts can be foretold; one by rate; one of another owner, hence of another worker.
-my %owner = (by_rule => undef, by_rate => undef, of_other => 'other');
+# One by the textbook rule, whose alerts can be foretold; one by rate; one of another owner, hence of another worker;
+# one that looks back.
+my %owner = (by_rule => undef, by_rate => undef, of_other => 'other', of_late => undef);
 my %settings = (
 	by_rule  => q{strategy => 'zscore', threshold => 8},
 	by_rate  => q{strategy => 'mad', alerts_per_day => 50},
-	of_other => q{strategy => 'iqr', fire_after => 2, clear_after => 2});
+	of_other => q{strategy => 'iqr', fire_after => 2, clear_after => 2},
+	of_late  => q{strategy => 'zscore', threshold => 8, fire_after => 2, late_window => '30 seconds'});
 for my $name (sort keys %owner)
 {
-	$node->safe_psql('postgres', "SELECT anomaly.watch('feed', value => 'value', at => 'at', entity => 'entity', every => '1 second',
+	my ($feed, $reading) = $name eq 'of_late' ? ('late_feed', 'late_reading') : ('feed', 'reading');
+	$node->safe_psql('postgres', "SELECT anomaly.watch('$feed', value => 'value', at => 'at', entity => 'entity', every => '1 second',
 		settle => '$SETTLE seconds', name => '$name', $settings{$name})", Readings::as($owner{$name}));
-	Readings::twin($node, $name, $owner{$name});
+	Readings::twin($node, $name, $owner{$name}, $reading);
 }
 
 # The readings, ten a second for each entity. An incident is 1 to 5 of them, far off to one side; incidents are
 # rare, so that the baseline is what it is without them.
 my @entities = map { { name => $Readings::ENTITIES[ $_ - 1 ], level => Readings::level($_), quiet => 5 + int rand 60, left => 0 } } 1 .. @Readings::ENTITIES;
-my (@incidents, $next_tick, $stored, $too_late, $calm) = ();
-($next_tick, $stored, $too_late, $calm) = (0, 0, 0, 0);
+my (@incidents, %late);
+my ($first_tick, $next_tick, $stored, $stragglers, $too_late, $calm) = (0, 0, 0, 0, 0, 0);
 
 sub reading
 {
@@ -110,6 +117,25 @@ sub feed
 	$too_late++ if time > $first / 10 + $SETTLE;
 	$stored += @rows;
 	$next_tick = $last + 1;
+	$first_tick ||= $first;
+	return;
+}
+
+# Readings between two others that come so late that every scan has passed them: usual ones, and spikes that begin, end
+# or join incidents.
+sub feed_late
+{
+	my @rows;
+	for (1 .. 2 + int rand 5)
+	{
+		my $entity = $entities[ rand @entities ];
+		my $tick = int(time * 10) - 10 * $SETTLE - 10 - int rand 150;
+		next if $tick < $first_tick || $late{"$entity->{name} $tick"}++;
+		my $value = sprintf '%.3f', $entity->{level} + (rand() < 0.6 ? rand(4) - 2 : 30 + rand 30);
+		push @rows, "(to_timestamp($tick / 10.0 + 0.05), '$entity->{name}', $value)";
+	}
+	$node->safe_psql('postgres', 'INSERT INTO straggler VALUES ' . join ', ', @rows) if @rows;
+	$stragglers += @rows;
 	return;
 }
 
@@ -122,6 +148,7 @@ while (@order || $killed{server} < 40 && $node->safe_psql('postgres', $CUT) < 4)
 	feed();
 	sleep rand 1.2;
 	feed();
+	feed_late();
 	my $kind = $order[0] // 'server';
 	if ($kind eq 'server')
 	{
@@ -144,12 +171,19 @@ while (@order || $killed{server} < 40 && $node->safe_psql('postgres', $CUT) < 4)
 }
 note join ', ', map { "$_: $killed{$_}" } sort keys %killed;
 
+for (1 .. 4)
+{
+	feed();
+	feed_late();
+	sleep 1.5;
+}
+
 # Quiet readings at the end close the last episodes.
 $calm = 1;
 feed();
 sleep 1;
 feed();
-$node->wait_until("SELECT count(*) = 3 FROM anomaly.detectors WHERE detector IN ('by_rule', 'by_rate', 'of_other')
+$node->wait_until("SELECT count(*) = 4 FROM anomaly.detectors WHERE detector IN ('by_rule', 'by_rate', 'of_other', 'of_late')
 	AND watermark >= (SELECT max(at) FROM reading)", 'everything is judged');
 $node->safe_psql('postgres', "SELECT anomaly.disable('$_')", Readings::as($owner{$_})) for sort keys %owner;
 $node->wait_for_idle;
@@ -166,14 +200,17 @@ my $foretold = join "\n", map { "$_->{entity}|$_->{first}|$_->{last}|$_->{points
 is($node->safe_psql('postgres', q{SELECT entity, round(extract(epoch FROM at) * 10), round(extract(epoch FROM last_at) * 10), points,
 		round(value::numeric, 3), status FROM anomaly.alerts WHERE detector = 'by_rule' ORDER BY at, entity}),
 	$foretold, 'fault_p2_alerts_are_the_incidents: one alert for each incident, none besides');
+my $again = $node->safe_psql('postgres', q{SELECT count(*) FROM anomaly.runs WHERE detector = 'of_late' AND entities_replayed > 0 AND status = 'succeeded'});
+cmp_ok($again, '>=', 3, "fault_p2_power: $again runs judged again what $stragglers readings came late for");
 for my $name (sort keys %owner)
 {
+	my $judged = $stored + ($name eq 'of_late' ? $stragglers : 0);
 	Readings::is_as_undisturbed($node, $name, "fault_p2_as_undisturbed: alerts of $name", $owner{$name});
 	is($node->safe_psql('postgres', qq{SELECT points_processed,
 			(SELECT sum(points_scored) FROM anomaly.runs WHERE detector = '$name' AND status = 'succeeded'),
 			(SELECT count(*) FROM (SELECT DISTINCT entity, at FROM anomaly.alerts WHERE detector = '$name') q)
 			= (SELECT count(*) FROM anomaly.alerts WHERE detector = '$name')
-			FROM anomaly.detectors WHERE detector = '$name'}), "$stored|$stored|t", "fault_p2_no_gap_no_duplicate: $name judged each reading once");
+			FROM anomaly.detectors WHERE detector = '$name'}), "$judged|$judged|t", "fault_p2_no_gap_no_duplicate: $name judged each reading once");
 }
 $node->stop;
 done_testing();

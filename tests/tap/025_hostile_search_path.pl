@@ -114,7 +114,7 @@ for my $database ('clean', 'trapped')
 		CREATE SCHEMA data; GRANT USAGE ON SCHEMA data TO PUBLIC;
 		CREATE TABLE data.points AS SELECT i, pg_catalog.to_timestamp($base + i * 300 - 400) AS at, e, (i * 7919 + h * 104729) % 100 / 25.0 + 40 * h + CASE WHEN i = 95 THEN 60 ELSE 0 END AS v,
 			i % 3 <> 0 AS ok FROM pg_catalog.generate_series(1, 100) i, (VALUES ('one', 1), ('two', 2)) s (e, h);
-		ALTER TABLE data.points ALTER v TYPE pg_catalog.float8; GRANT SELECT, INSERT ON data.points TO PUBLIC;
+		ALTER TABLE data.points ALTER v TYPE pg_catalog.float8; GRANT SELECT, INSERT, UPDATE ON data.points TO PUBLIC;
 		ALTER DATABASE $database SET search_path = public, pg_catalog;
 		ALTER DATABASE $database SET anomaly_detection.enabled = off;    -- no worker comes between the calls
 	});
@@ -146,7 +146,7 @@ SELECT entity, value, status FROM public.detect_anomalies('data.points', value =
 SELECT status FROM public.detect_anomalies('SELECT at OPERATOR(pg_catalog.-) pg_catalog.make_interval(years => i) AS at, v FROM data.points', bucket => '1 day', on_missing => 'previous') LIMIT 2;
 SELECT status FROM public.detect_anomalies('SELECT at OPERATOR(pg_catalog.-) pg_catalog.make_interval(years => i) AS at, v FROM data.points', bucket => '1 month', time_zone => 'Europe/Berlin') LIMIT 2;
 
-SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'data.points', value => 'v', at => 'at', entity => 'e', threshold => 6, settle => '0 s', name => 'created', min_data_points => 20);
+SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'data.points', value => 'v', at => 'at', entity => 'e', threshold => 6, settle => '0 s', name => 'created', min_data_points => 20, late_window => '1 hour');
 SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'data.points', value => 'v', name => 'created');
 SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'data.pints', name => 'x');
 SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'data.points', value => 'w', name => 'x');
@@ -155,6 +155,9 @@ SELECT anomaly.train('no such');
 SELECT detector, status, chosen, next_step FROM anomaly.watch('SELECT at, v FROM data.points', cron => '0 3 * * *', time_zone => 'Europe/Berlin', strategy => 'iqr', settle => '0 s', min_data_points => 20, name => 'watched');
 INSERT INTO data.points VALUES (101, pg_catalog.clock_timestamp(), 'one', 300, true), (102, pg_catalog.clock_timestamp(), 'two', 82, true);
 SELECT pg_catalog.pg_sleep(0.01);
+SELECT status, rows_read, points_scored, alerts_opened, alerts_resolved FROM anomaly.scan('created');
+UPDATE data.points SET v = 82 WHERE i OPERATOR(pg_catalog.=) 101;
+INSERT INTO data.points SELECT 103, at, 'two', 300, true FROM data.points WHERE i OPERATOR(pg_catalog.=) 101;
 SELECT status, rows_read, points_scored, alerts_opened, alerts_resolved FROM anomaly.scan('created');
 SELECT status, rows_read, points_scored, alerts_opened, alerts_resolved FROM anomaly.scan('watched');
 SELECT anomaly.create_detector('system_cpu', 'mad', 'load', min_data_points => 3, threshold => 6);

@@ -10,6 +10,7 @@ pub mod calibration;
 pub mod codec;
 pub mod describe;
 pub mod detector;
+pub mod digest;
 pub mod distribution;
 mod elementary;
 pub mod episode;

@@ -5,7 +5,8 @@
 #                                                                # no scan can have passed it when it is stored
 #   Readings::twin($node, 'cpu');        # detector cpu_twin: the same settings, but nothing ever scans it by itself
 #   Readings::is_as_undisturbed($node, 'cpu', $title);           # after one scan of the twin
-# The last two take the detector's owner as one more argument, if it is not the superuser.
+# The last two take the detector's owner as one more argument, if it is not the superuser; the twin then what it reads
+# instead of reading.
 package Readings;
 use strict;
 use warnings;
@@ -65,9 +66,10 @@ my $SETTINGS = 'anomaly_type, strategy, metric_name, value_column, at_column, en
 # reading itself, so that whatever slows the original's source does not slow it.
 sub twin
 {
-	my ($node, $detector, $owner) = @_;
+	my ($node, $detector, $owner, $source) = @_;
+	$source //= 'reading';
 	$node->safe_psql('postgres', qq{
-		SELECT anomaly.create_detector(d.anomaly_type, d.strategy, d.metric_name, source => 'reading', value => d.value_column,
+		SELECT anomaly.create_detector(d.anomaly_type, d.strategy, d.metric_name, source => '$source', value => d.value_column,
 		       at => d.at_column, entity => d.entity_column, settle => d.settle, training_window => d.training_window,
 		       min_data_points => d.min_data_points, threshold => d.threshold, alerts_per_day => d.alerts_per_day,
 		       fire_after => d.fire_after, clear_after => d.clear_after, max_entities => d.max_entities, params => d.params,
@@ -95,7 +97,8 @@ my $ALERT = 'entity, at, last_at, points, peak_at, value, expected, lower, upper
 sub alerts
 {
 	my ($node, $detector) = @_;
-	return $node->safe_psql('postgres', "SELECT $ALERT FROM anomaly.alerts WHERE detector = '$detector' ORDER BY at, entity, id");
+	return $node->safe_psql('postgres', "SELECT $ALERT FROM anomaly.alerts WHERE detector = '$detector' AND status <> 'withdrawn'
+		ORDER BY at, entity, id");
 }
 
 # A state's bytes, its episode included; equal only once no episode is open, because that holds the alert's number.
@@ -107,7 +110,7 @@ sub states
 		WHERE s.detector = '$detector' ORDER BY s.entity");
 }
 
-# The twin sees everything at once, in one scan that nothing disturbs.
+# The twin sees everything at once, in one scan that nothing disturbs. Withdrawn alerts do not count.
 sub is_as_undisturbed
 {
 	my ($node, $detector, $title, $owner) = @_;

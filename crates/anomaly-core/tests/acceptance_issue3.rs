@@ -9,7 +9,7 @@ use anomaly_core::strategy::Kind;
 use anomaly_core::{Detector, DetectorConfig, EntityState, Error, Transition, Verdict};
 use common::Rng;
 use common::available::{
-    defaults, detector, each, every, is_available, of_kind, others, takes, trained_on,
+    defaults, detector, each, every, is_available, of_kind, others, some, takes, trained_on,
 };
 use common::series::{
     Anomaly, DAY, HOUR, MINUTE, MONDAY, SHAPES, Sample, Series, Shape, Times, plain, series,
@@ -255,7 +255,8 @@ fn poisson_counts_do_not_alarm_beyond_1_2_times_nominal() {
         for alpha in [0.01, 0.001] {
             let detector = with_alpha(of_kind(strategy, Kind::Count), alpha);
             let (mut hits, mut points) = (0.0, 0.0);
-            for (seed, rate) in [0.3, 1.0, 2.0, 5.0, 20.0, 50.0].into_iter().enumerate() {
+            let rates = [0.3, 1.0, 2.0, 5.0, 20.0, 50.0].into_iter().enumerate();
+            for (seed, rate) in some(strategy, 3, rates) {
                 let shape = Shape::Poisson { rate };
                 let all = series(shape, Times::Every(MINUTE), 5000, 70 + seed as u64);
                 let (h, n) = flagged(&detector, &all.samples, 2000);
@@ -281,7 +282,7 @@ fn small_denominators_do_not_alarm() {
         let alpha = 0.01;
         let detector = with_alpha(of_kind(strategy, Kind::Ratio), alpha);
         let (mut hits, mut points, mut small_hits, mut small) = (0.0, 0.0, 0.0, 0.0);
-        for (seed, share) in [0.005, 0.05, 0.3, 0.98].into_iter().enumerate() {
+        for (seed, share) in some(strategy, 2, [0.005, 0.05, 0.3, 0.98].into_iter().enumerate()) {
             let shape = Shape::Ratio { share, trials: 500.0 };
             let all = series(shape, Times::Every(MINUTE), 5000, 80 + seed as u64);
             let (verdicts, _) = watch(&detector, &all.samples, 2000);

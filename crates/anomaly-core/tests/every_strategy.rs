@@ -13,7 +13,7 @@ use anomaly_core::{
 };
 use common::Rng;
 use common::available::{
-    defaults, detector, detector_if, each, every, of_kind, others, same, takes, trained_on,
+    defaults, detector, detector_if, each, every, of_kind, others, same, some, takes, trained_on,
 };
 use common::series::{
     Anomaly, DAY, HOUR, MINUTE, MONDAY, SHAPES, Sample, Series, Shape, Times, plain, series,
@@ -281,7 +281,7 @@ fn bad_input(settings: &[(Option<f64>, f64, Kind)]) {
     let inputs = inputs();
     every(|strategy| {
         for &(threshold, alerts_per_day, kind) in settings.iter().filter(|s| takes(strategy, s.2)) {
-            for input in &inputs {
+            for input in some(strategy, 5, &inputs) {
                 let Input { name, zone, samples } = input;
                 if input.is_about_time() && (threshold.is_some() || kind != Kind::Value) {
                     continue;
@@ -536,17 +536,18 @@ fn any_config() -> impl Strategy<Value = DetectorConfig> {
     )
 }
 
-/// Cases for each strategy: an eighth of proptest's own number, the same in every run unless
-/// PROPTEST_CASES asks for another number.
+/// Cases for each strategy: an eighth of proptest's own number in full, else a quarter of that; the
+/// same in every run unless PROPTEST_CASES asks for another number.
 fn runner() -> TestRunner {
     let default = ProptestConfig::default();
+    let asked = std::env::var_os("PROPTEST_CASES").is_some();
     let config = ProptestConfig {
-        cases: (default.cases / 8).max(1),
+        cases: (default.cases / if asked || common::in_full() { 8 } else { 32 }).max(1),
         max_shrink_iters: 1024,
         failure_persistence: None,
         ..default
     };
-    if std::env::var_os("PROPTEST_CASES").is_some() {
+    if asked {
         return TestRunner::new(config);
     }
     TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
@@ -735,7 +736,7 @@ fn states_are_bounded_after_20_000_points() {
 #[test]
 fn training_in_pieces_or_point_by_point_is_the_same() {
     every(|strategy| {
-        for (i, (name, shape, times)) in SHAPES.iter().enumerate() {
+        for (i, (name, shape, times)) in some(strategy, 4, SHAPES.iter().enumerate()) {
             let history = series(*shape, *times, 700, i as u64);
             let detector = detector(DetectorConfig {
                 // never warm: everything is learned, whatever it looks like
@@ -764,7 +765,7 @@ fn training_in_pieces_or_point_by_point_is_the_same() {
 #[test]
 fn stop_and_start_gives_the_same_next_verdicts_on_every_shape() {
     every(|strategy| {
-        for (i, (name, shape, times)) in SHAPES.iter().enumerate() {
+        for (i, (name, shape, times)) in some(strategy, 4, SHAPES.iter().enumerate()) {
             let mut all = series(*shape, *times, 900, 100 + i as u64);
             all.inject(650, Anomaly::Spike(12.0));
             all.inject(700, Anomaly::LevelShift(8.0));
@@ -794,7 +795,7 @@ fn stop_and_start_gives_the_same_next_verdicts_on_every_shape() {
 #[test]
 fn bounds_do_not_depend_on_the_tested_value() {
     every(|strategy| {
-        for (i, (name, shape, times)) in SHAPES.iter().enumerate() {
+        for (i, (name, shape, times)) in some(strategy, 4, SHAPES.iter().enumerate()) {
             let all = series(*shape, *times, 520, 200 + i as u64);
             for threshold in [None, Some(3.0)] {
                 let Some(detector) =
@@ -840,7 +841,7 @@ fn bounds_do_not_depend_on_the_tested_value() {
 #[test]
 fn monotone_a_larger_spike_or_drop_never_scores_lower() {
     every(|strategy| {
-        for seed in 0..20 {
+        for seed in some(strategy, 5, 0..20) {
             for kind in Kind::ALL {
                 let (shape, times) = match kind {
                     Kind::Value => (SHAPES[seed % SHAPES.len()].1, SHAPES[seed % SHAPES.len()].2),
@@ -940,7 +941,7 @@ const RANGE_OF_LEVEL: [&str; 4] = ["level_shift", "changepoint", "volatility_shi
 #[test]
 fn check_c28_the_range_is_where_anomalies_begin() {
     each(&others(&RANGE_OF_LEVEL), |strategy| {
-        for (i, (name, shape, times)) in SHAPES.iter().enumerate() {
+        for (i, (name, shape, times)) in some(strategy, 4, SHAPES.iter().enumerate()) {
             let all = series(*shape, *times, 560, 400 + i as u64);
             for threshold in [None, Some(3.0)] {
                 let Some(detector) =

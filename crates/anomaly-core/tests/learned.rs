@@ -4,7 +4,7 @@
 mod common;
 
 use anomaly_core::{Detector, DetectorConfig, EntityState, Error, Point, Severity, Verdict, codec};
-use common::{Rng, config, with_alpha};
+use common::{Rng, config, in_full, repetitions, with_alpha};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -108,7 +108,9 @@ fn check_c22_defect_s14_contamination_is_the_flagged_share() {
 #[test]
 fn the_flagged_share_of_noise_is_nominal() {
     let mut shares = Vec::new();
-    for (strategy, series) in [("one_class_svm", 8), ("autoencoder", 8), ("lstm", 3)] {
+    let (svm, autoencoder, lstm) = (repetitions(8, 3), repetitions(8, 3), repetitions(3, 2));
+    for (strategy, series) in [("one_class_svm", svm), ("autoencoder", autoencoder), ("lstm", lstm)]
+    {
         let alpha = 0.01;
         let detector = with_alpha(strategy, alpha);
         let (mut flagged, mut judged) = (0, 0);
@@ -123,7 +125,8 @@ fn the_flagged_share_of_noise_is_nominal() {
         println!("{strategy}: {share:.2} times nominal");
         shares.push((strategy, share));
     }
-    assert!(shares.iter().all(|(_, s)| (0.6..=1.4).contains(s)), "{shares:?}");
+    let range = if in_full() { 0.6..=1.4 } else { 0.5..=1.6 };
+    assert!(shares.iter().all(|(_, s)| range.contains(s)), "{shares:?}");
 }
 
 /// Every value is in range, only the hour is wrong; S13: judged from the latest points, at any place.

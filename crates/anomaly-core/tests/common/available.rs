@@ -53,6 +53,17 @@ pub fn each(strategies: &[&'static str], test: impl Fn(&'static str)) {
     assert!(held.is_empty(), "holds now, take it out of KNOWN_DEFECTS: {held:?}");
 }
 
+/// All cases of a test in full, else every `n`-th, beginning with another one for each strategy.
+pub fn some<T>(
+    strategy: &str,
+    n: usize,
+    cases: impl IntoIterator<Item = T>,
+) -> impl Iterator<Item = T> {
+    let n = if super::in_full() { 1 } else { n };
+    let place = STRATEGIES.iter().position(|s| s.short_name == strategy).unwrap_or(0);
+    cases.into_iter().skip(place % n).step_by(n)
+}
+
 /// Whether a registered strategy can be used yet; a test that is about one strategy ends if not.
 pub fn is_available(short_name: &str) -> bool {
     let info = STRATEGIES.iter().find(|s| s.short_name == short_name);

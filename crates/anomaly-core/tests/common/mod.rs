@@ -8,6 +8,18 @@ use anomaly_core::{Detector, DetectorConfig, EntityState, Point};
 pub mod available;
 pub mod series;
 
+/// Whether every test does all of its repetitions: `make test` asks for them with ANOMALY_TESTS=full.
+/// Without it a test does fewer, of other cases for each strategy, so that `make check` is quick.
+pub fn in_full() -> bool {
+    std::env::var("ANOMALY_TESTS").is_ok_and(|tests| tests == "full")
+}
+
+/// How often something random is repeated: `all` times in full, else `few` times. What is asserted
+/// about its share has to leave more to chance then.
+pub fn repetitions(all: u64, few: u64) -> u64 {
+    if in_full() { all } else { few }
+}
+
 /// SplitMix64.
 pub struct Rng(pub u64);
 

@@ -73,7 +73,7 @@ finish_steps() { # prints what failed and the closing line; fails if a step did
         local name
         for name in "${BROKEN_STEPS[@]}"; do
             echo "--- $name:"
-            what_failed "$name" | head -n 60 | cut -c 1-300
+            what_failed "$name" | head -n 60 | cut -c 1-300 || true # no match, or more than there is room for
         done
     fi
     say "total time"

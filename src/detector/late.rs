@@ -104,8 +104,8 @@ impl LateWindow {
             window.checkpoints.push(watermark);
         }
         for (entity, checkpoint, digest) in seen {
-            // An entity has a state wherever it has a checkpoint.
-            if let Some(position) = states.position(entity.as_bytes())? {
+            // An entity has a state wherever it has a checkpoint, unless max_entities has been lowered.
+            if let Some(position) = states.position_if_room(entity.as_bytes())? {
                 let series = window.at(position);
                 series.seen[checkpoint] = digest;
                 series.now[checkpoint] = digest;

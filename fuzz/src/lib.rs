@@ -3,6 +3,7 @@
 //! does `crates/anomaly-core/tests/fuzz_targets.rs`, which compiles this file on stable Rust.
 
 use anomaly_core::autoencoder::{Autoencoder, AutoencoderOptions};
+use anomaly_core::exported::{self, ExportedModel};
 use anomaly_core::forest::{self, Model, Options, Sample, Scratch, sampler};
 use anomaly_core::lstm::{LstmForecaster, LstmOptions, Workspace};
 use anomaly_core::neural::Budget;
@@ -31,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "proc", run: proc, seeds: proc_seeds },
     Target { name: "forest_model", run: forest_model, seeds: forest_model_seeds },
     Target { name: "learned_model", run: learned_model, seeds: learned_model_seeds },
+    Target { name: "exported_model", run: exported_model, seeds: exported_model_seeds },
 ];
 
 fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
@@ -394,5 +396,55 @@ fn learned_model_seeds() -> Vec<Vec<u8>> {
     LstmForecaster::new(2, &LstmOptions { units: 4, ..LstmOptions::default() })
         .expect("these sizes are allowed")
         .encode(&mut seeds[2]);
+    seeds
+}
+
+/// What `anomaly.import_model` reads, without the checksum around it.
+pub fn exported_model(data: &[u8]) {
+    let _ = ExportedModel::decode(data);
+    let bytes = codec::wrap(exported::ALGORITHM, data).expect("it is far below 4 GiB");
+    let Ok(model) = ExportedModel::decode(&bytes) else { return };
+    let again = model.encode().expect("what was read fits");
+    let again = ExportedModel::decode(&again).expect("what was written can be read");
+    assert_eq!((&again.entities, again.shared), (&model.entities, model.shared));
+    assert!(model.check_settings(&model.settings, "the same").is_ok());
+    let setting = |name: &str| model.settings.get(name).cloned().unwrap_or_default();
+    let config = DetectorConfig {
+        strategy: setting("strategy").as_str().unwrap_or_default().into(),
+        params: setting("params"),
+        ..DetectorConfig::default()
+    };
+    let Ok(detector) = Detector::new(config) else { return };
+    for bytes in model.entities.iter().map(|(_, state)| *state).chain([model.shared]) {
+        let Ok(mut state) = detector.decode_state(bytes) else { continue };
+        state.detach();
+        sound(&detector, &state);
+    }
+}
+
+fn exported_model_seeds() -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for strategy in ["statistical_mad", "statistical_seasonal", "hybrid_auto"] {
+        let detector = detector((strategy, Kind::Value));
+        let mut state = detector.new_state();
+        for i in 0..130 {
+            detector.train(&mut state, &Point::new(i * TEN_MINUTES, ((i * 37) % 11) as f64));
+        }
+        let state = detector.encode_state(&state).expect("it is far below 4 GiB");
+        let settings = json!({"strategy": strategy, "params": {}, "kind": "value"});
+        let model = ExportedModel {
+            settings: settings.as_object().cloned().expect("it is an object"),
+            trained_at: 130 * TEN_MINUTES,
+            trained_rows: 130,
+            trained_from: Some(0),
+            trained_until: None,
+            points_per_day: Some(144.0),
+            shared: &state,
+            entities: vec![("", &state), ("web1", &state), ("\u{fc}ber", &state)],
+        };
+        let bytes = model.encode().expect("these entities are in order");
+        let (_, payload) = codec::unwrap(&bytes).expect("it was just sealed");
+        seeds.push(payload.to_vec());
+    }
     seeds
 }

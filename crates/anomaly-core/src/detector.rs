@@ -101,6 +101,15 @@ pub struct EntityState {
     pub presence: Option<Presence>,
 }
 
+impl EntityState {
+    /// Leaves what was learned alone: no episode, which belongs to an alert, and no place in the series
+    /// that was seen. What a model is before it goes on with another series, or elsewhere in this one.
+    pub fn detach(&mut self) {
+        self.episode = Episode::default();
+        self.presence = None;
+    }
+}
+
 /// What one point gave.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {

@@ -15,6 +15,7 @@ pub mod distribution;
 mod elementary;
 pub mod episode;
 pub mod error;
+pub mod exported;
 pub mod forest;
 pub mod gaps;
 pub mod host;

@@ -2,6 +2,7 @@
 
 mod common;
 
+use anomaly_core::exported::ExportedModel;
 use anomaly_core::{Detector, Error, Point, codec};
 use common::{config, trained, with_alpha};
 
@@ -38,6 +39,31 @@ fn golden_bytes() {
         assert_eq!(state.episode.peak.value, 99.5);
         assert_eq!(state.model.count(), 130);
     }
+}
+
+/// As [`golden_bytes`], of what `anomaly.export_model` gives out.
+#[test]
+fn golden_bytes_of_an_exported_model() {
+    let state = codec::wrap(3, &[7; 40]).unwrap();
+    let settings = serde_json::json!({"strategy": "statistical_mad", "params": {"a": 1.5}});
+    let model = ExportedModel {
+        settings: settings.as_object().cloned().unwrap(),
+        trained_at: 820_000_000_000_000,
+        trained_rows: 300,
+        trained_from: Some(819_000_000_000_000),
+        trained_until: None,
+        points_per_day: Some(1440.0),
+        shared: &state,
+        entities: vec![("", &state), ("web1", &state)],
+    };
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/exported_model_v1.hex");
+    let bytes = model.encode().unwrap();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, hex(&bytes) + "\n").unwrap();
+    }
+    let golden = std::fs::read_to_string(path).unwrap();
+    assert_eq!(hex(&bytes), golden.trim(), "the format of exported models has changed");
+    assert_eq!(ExportedModel::decode(&bytes), Ok(model));
 }
 
 #[test]

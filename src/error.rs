@@ -43,6 +43,10 @@ pub fn from_core(error: Error) -> ErrorReport {
         Error::OutOfRange(_) => report(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, message),
         Error::Data(_) => report(ERRCODE_DATA_EXCEPTION, message),
         Error::TooLarge(_) => report(ERRCODE_PROGRAM_LIMIT_EXCEEDED, message),
+        Error::MemoryLimit { hint, .. } => report(ERRCODE_OUT_OF_MEMORY, message).set_hint(hint),
+        Error::TimeLimit { hint, .. } => {
+            report(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message).set_hint(hint)
+        }
         Error::Corrupted(_) => report(ERRCODE_DATA_CORRUPTED, message),
         Error::NewerFormat(_) => report(ERRCODE_FEATURE_NOT_SUPPORTED, message)
             .set_hint("install the version of anomaly_detection that wrote it, or a newer one"),

@@ -15,6 +15,8 @@ static SCAN_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static MAX_SCAN_DURATION: GucSetting<i32> = GucSetting::<i32>::new(600_000);
 static CRASH_WAIT: GucSetting<i32> = GucSetting::<i32>::new(300_000);
 static MAX_CONSECUTIVE_FAILURES: GucSetting<i32> = GucSetting::<i32>::new(10);
+static TRAIN_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(256 << 10);
+static TRAIN_TIME_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(600_000);
 
 const DAY_MS: i32 = 86_400_000;
 
@@ -64,6 +66,17 @@ pub fn crash_wait() -> Duration {
 /// is some forty intervals, longer than most outages of a source.
 pub fn max_consecutive_failures() -> i32 {
     MAX_CONSECUTIVE_FAILURES.get()
+}
+
+/// Bytes that training may take beside its input. Default 256 MB: 10,000 entities with the largest
+/// states (24 kB), and a quarter of what one value, which a forest has to become, can hold.
+pub fn train_memory() -> usize {
+    usize::try_from(TRAIN_MEMORY.get()).unwrap_or(0) << 10
+}
+
+/// Longest training. Default 10 min, as long as a scheduled run may take. None when 0.
+pub fn train_time_limit() -> Option<Duration> {
+    Some(millis(&TRAIN_TIME_LIMIT)).filter(|d| !d.is_zero())
 }
 
 fn millis(setting: &GucSetting<i32>) -> Duration {
@@ -152,6 +165,26 @@ pub fn init() {
         1_000,
         GucContext::Suset,
         GucFlags::default(),
+    );
+    int(
+        c"anomaly_detection.train_memory",
+        c"Memory that a training may take.",
+        c"A training that needs more ends with an error.",
+        &TRAIN_MEMORY,
+        1 << 10,
+        1 << 30,
+        GucContext::Userset,
+        GucFlags::UNIT_KB,
+    );
+    int(
+        c"anomaly_detection.train_time_limit",
+        c"Longest training.",
+        c"A longer one ends with an error; 0 means no limit.",
+        &TRAIN_TIME_LIMIT,
+        0,
+        DAY_MS,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
     );
     guc_prefix::reserve();
 }

@@ -11,8 +11,8 @@ use pgrx::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::error::{SqlResult, from_core, invalid, report};
+use crate::limits::TrainingLimits;
 use crate::pg::forest::{ModelArg, ModelValue, SampleArg, SampleValue};
-use crate::pg::interrupts::Interrupts;
 
 extension_sql!(
     "CREATE TYPE @extschema@.anomaly_sample; CREATE TYPE @extschema@.anomaly_model;",
@@ -279,7 +279,9 @@ fn isolation_forest_final(sample: SampleArg<'_>) -> SqlResult<ModelValue> {
         return Err(report(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION, message)
             .set_hint("train on more rows; some hundred are a good start"));
     }
-    let model = Model::train(&rows, &options, &mut Interrupts::default()).map_err(from_core)?;
+    let mut limits = TrainingLimits::begin();
+    let model = Model::train(&rows, &options, &mut limits).map_err(from_core)?;
+    limits.at_row().map_err(from_core)?;
     let bytes = model.encode().map_err(from_core)?;
     Ok(ModelValue(bytes))
 }

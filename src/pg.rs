@@ -14,6 +14,7 @@ pub mod internal_rights;
 pub mod interrupts;
 pub mod latch;
 pub mod locks;
+pub mod memory;
 pub mod parse;
 pub mod result_set;
 pub mod session;

@@ -181,7 +181,6 @@ pub struct Judging<'a> {
     from: i64,
     /// Whether the point at `from` itself belongs to the window.
     with_from: bool,
-    judged: u64,
     points_scored: i64,
     anomalies: i64,
 }
@@ -193,10 +192,8 @@ impl Judging<'_> {
         state: &mut EntityState,
         arrival: &Arrival,
     ) -> SqlResult<()> {
-        self.judged += 1;
-        if self.judged.is_multiple_of(TICK_ROWS) {
-            pgrx::check_for_interrupts!();
-        }
+        // Each point: one may make a model fit itself anew, which takes a good part of a second.
+        pgrx::check_for_interrupts!();
         let outcome = self.core.process_arrival(state, Some(self.shared), arrival);
         let at = arrival.at();
         if !self.again || at > self.from || at == self.from && self.with_from {
@@ -247,7 +244,6 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
         from,
         again: false,
         with_from: row.sampling.bucket.is_some(),
-        judged: 0,
         points_scored: 0,
         anomalies: 0,
     };

@@ -12,6 +12,7 @@ use crate::{
         states::EntityStates,
     },
     error::{SqlResult, from_core, report},
+    limits::TrainingLimits,
     pg::{internal_rights, session},
     sql, worker,
 };
@@ -100,6 +101,7 @@ pub fn leave_warming(row: &DetectorRow, until: i64) -> SqlResult<()> {
 
 fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
     let core = row.detection(None)?;
+    let mut limits = TrainingLimits::begin();
     let mut shared = core.new_state();
     let mut states = EntityStates::new(row.max_entities as usize);
     let (mut rows_read, mut learned) = (0u64, 0i64);
@@ -115,9 +117,8 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
         core.train(state, &point);
         core.train(&mut shared, &point);
         learned += 1;
-        if learned % TICK_ROWS as i64 == 0 {
-            pgrx::check_for_interrupts!();
-        }
+        // Each point: one may make a model fit itself anew, which takes a good part of a second.
+        limits.at_row().map_err(from_core)?;
         span = Some(span.map_or((at, at), |(first, last)| (at.min(first), at.max(last))));
         Ok(())
     };

@@ -15,6 +15,12 @@ pub enum Error {
     /// More rows, dimensions or bytes than the limit (54000).
     #[error("{0}")]
     TooLarge(String),
+    /// Work that needs more memory than it may take (53200).
+    #[error("{message}")]
+    MemoryLimit { message: String, hint: String },
+    /// Work that takes longer than it may (53400).
+    #[error("{message}")]
+    TimeLimit { message: String, hint: String },
     /// Stored bytes that do not decode (XX001).
     #[error("{0}")]
     Corrupted(String),

@@ -1,0 +1,93 @@
+//! What training may take: memory, time, and whether anybody still wants it.
+
+use std::time::{Duration, Instant};
+
+use anomaly_core::{Error, Result, progress::Progress};
+
+use crate::{
+    gucs,
+    pg::{interrupts::Interrupts, memory},
+};
+
+/// How often the clock is looked at: a look costs as much as some twenty other questions.
+const ASKED_PER_LOOK: u32 = 16;
+
+/// The limits of one training, from its begin on. The core's loops ask it as their [`Progress`], the
+/// loops over rows ask [`TrainingLimits::at_row`].
+pub struct TrainingLimits {
+    interrupts: Interrupts,
+    began: Instant,
+    most_time: Option<Duration>,
+    held_before: usize,
+    most_bytes: usize,
+    asked: u32,
+}
+
+impl TrainingLimits {
+    /// As the settings are now.
+    pub fn begin() -> Self {
+        TrainingLimits {
+            interrupts: Interrupts::default(),
+            began: Instant::now(),
+            most_time: gucs::train_time_limit(),
+            held_before: memory::held(),
+            most_bytes: gucs::train_memory(),
+            asked: 0,
+        }
+    }
+
+    /// Raises PostgreSQL's own error when the training was cancelled. Cheap enough for every row: what a
+    /// row makes a model do may take most of a second.
+    ///
+    /// # Errors
+    /// `MemoryLimit` or `TimeLimit`, with the setting that it is about.
+    #[inline]
+    pub fn at_row(&mut self) -> Result<()> {
+        pgrx::check_for_interrupts!();
+        if memory::held() > self.held_before.saturating_add(self.most_bytes) {
+            return Err(self.memory_error());
+        }
+        self.asked = self.asked.wrapping_add(1);
+        if self.asked.is_multiple_of(ASKED_PER_LOOK) {
+            return self.look_at_clock();
+        }
+        Ok(())
+    }
+
+    fn look_at_clock(&self) -> Result<()> {
+        match self.most_time {
+            Some(most) if self.began.elapsed() > most => Err(Error::TimeLimit {
+                message: format!(
+                    "training takes longer than anomaly_detection.train_time_limit ({} ms)",
+                    most.as_millis()
+                ),
+                hint: "SET anomaly_detection.train_time_limit to more, or train on fewer rows \
+                       (training_window, sample_size) or fewer entities"
+                    .into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn memory_error(&self) -> Error {
+        Error::MemoryLimit {
+            message: format!(
+                "training takes more than anomaly_detection.train_memory ({} kB)",
+                self.most_bytes >> 10
+            ),
+            hint: "SET anomaly_detection.train_memory to more, or lower max_entities, n_estimators or \
+                   max_samples"
+                .into(),
+        }
+    }
+}
+
+impl Progress for TrainingLimits {
+    fn tick(&mut self) -> Result<()> {
+        self.interrupts.tick()?;
+        self.at_row()?;
+        // Between two ticks lies more than a look at the clock takes.
+        self.look_at_clock()
+    }
+}

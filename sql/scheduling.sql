@@ -34,7 +34,7 @@ SELECT 'system'::pg_catalog.text AS kind, h.name, NULL::regrole AS owner, h.stat
   FROM anomaly.scheduler_health() h
 UNION ALL
 SELECT i.kind, i.name, i.owner, j.status, j.reason, j.hint, i.next_due, i.consecutive_failures
-  FROM (SELECT 'detector'::pg_catalog.text AS kind, d.detector AS name, d.owner, d.enabled, s.status, s.status_reason,
+  FROM (SELECT 'detector'::pg_catalog.text AS kind, d.detector AS name, d.owner, d.enabled, s.status, s.status_reason, s.status_hint,
                s.next_due, s.consecutive_failures, d.every, d.min_data_points,
                COALESCE(m.enabled, true) AS monitor_enabled, 'enable' AS enable
           FROM anomaly.detector d
@@ -42,7 +42,7 @@ SELECT i.kind, i.name, i.owner, j.status, j.reason, j.hint, i.next_due, i.consec
           LEFT JOIN anomaly.monitor m ON m.monitor OPERATOR(pg_catalog.=) d.monitor
         UNION ALL
         SELECT 'monitor', m.monitor, m.owner, m.enabled,
-               CASE WHEN m.enabled AND m.next_due IS NULL THEN 'broken' ELSE 'active' END, NULL,
+               CASE WHEN m.enabled AND m.next_due IS NULL THEN 'broken' ELSE 'active' END, NULL, NULL,
                m.next_due, m.consecutive_failures, m.every, NULL, true, 'enable_monitor'
           FROM anomaly.monitor m) i
   LEFT JOIN pg_catalog.pg_roles o ON o.oid OPERATOR(pg_catalog.=) i.owner
@@ -70,6 +70,7 @@ SELECT i.kind, i.name, i.owner, j.status, j.reason, j.hint, i.next_due, i.consec
                     WHEN c.status OPERATOR(pg_catalog.=) 'warming' THEN i.status_reason
                     WHEN c.status OPERATOR(pg_catalog.=) 'late' THEN pg_catalog.format('due since %s', i.next_due) END AS reason,
                CASE WHEN o.oid IS NULL THEN pg_catalog.format('SELECT anomaly.drop_%s(%L)', i.kind, i.name)
+                    WHEN c.status OPERATOR(pg_catalog.=) 'broken' AND i.status_hint IS NOT NULL THEN i.status_hint
                     WHEN c.status IN ('broken', 'disabled') AND i.monitor_enabled
                          THEN pg_catalog.format('SELECT anomaly.%s(%L)', i.enable, i.name)
                     WHEN c.status OPERATOR(pg_catalog.=) 'failing'
@@ -92,6 +93,8 @@ DECLARE
     alerts  pg_catalog.int8;
     code    pg_catalog.text;
     message pg_catalog.text;
+    detail  pg_catalog.text;
+    hint    pg_catalog.text;
     skipped pg_catalog.text;
     cancelled pg_catalog.bool;
 BEGIN
@@ -105,13 +108,12 @@ BEGIN
         BEGIN
             alerts := anomaly.perform_claimed(run);
         EXCEPTION WHEN OTHERS OR query_canceled THEN
-            code := SQLSTATE;
-            message := SQLERRM;
+            GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
         END;
         IF code IS NULL THEN
             COMMIT;
         END IF;
-        cancelled := anomaly.settle_claimed(run, alerts, code, message);
+        cancelled := anomaly.settle_claimed(run, alerts, code, message, detail, hint);
         COMMIT;
         IF cancelled THEN
             RAISE query_canceled USING MESSAGE = message;
@@ -129,7 +131,7 @@ COMMENT ON PROCEDURE anomaly.run_due() IS 'runs the caller''s due detectors and 
 
 COMMENT ON FUNCTION anomaly.claim_next_due(timestamptz) IS 'first step of anomaly.run_due(): claims the caller''s next due detector or monitor; NULL when nothing is due';
 COMMENT ON FUNCTION anomaly.perform_claimed(bigint) IS 'second step of anomaly.run_due(): does the work of a claimed run; the number of alerts it opened';
-COMMENT ON FUNCTION anomaly.settle_claimed(bigint, bigint, text, text) IS 'third step of anomaly.run_due(): records how a claimed run ended; whether it was cancelled';
+COMMENT ON FUNCTION anomaly.settle_claimed(bigint, bigint, text, text, text, text) IS 'third step of anomaly.run_due(): records how a claimed run ended; whether it was cancelled';
 COMMENT ON FUNCTION anomaly.due_of_others() IS 'what is due and visible to the caller, but owned by another role';
 COMMENT ON FUNCTION anomaly.run_is_alive(bigint) IS 'whether a run that showed as running has not crashed: a session holds its lock, or it has ended meanwhile';
 COMMENT ON FUNCTION anomaly.paused_reason() IS 'why nothing runs in this database by itself; NULL when it may';

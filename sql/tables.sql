@@ -103,6 +103,8 @@ CREATE TABLE anomaly.detector_state (
     -- new: never trained; warming: too few points; active; broken: cannot run until somebody acts
     status         text        NOT NULL DEFAULT 'new' CHECK (status IN ('new', 'warming', 'active', 'broken')),
     status_reason  text,
+    -- what to type about it, where enabling it would not do
+    status_hint    text,
     watermark      timestamptz,
     next_due       timestamptz,
     consecutive_failures integer NOT NULL DEFAULT 0,

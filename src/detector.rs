@@ -13,9 +13,11 @@ mod drop_detector;
 mod enable;
 mod explain_detector;
 mod late;
+mod models;
 #[cfg(any(test, feature = "pg_test"))]
 mod panics;
 mod process_data_point;
+mod rollback_model;
 pub mod sampling;
 pub mod scan;
 pub mod source;

@@ -15,6 +15,7 @@ static SCAN_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static MAX_SCAN_DURATION: GucSetting<i32> = GucSetting::<i32>::new(600_000);
 static CRASH_WAIT: GucSetting<i32> = GucSetting::<i32>::new(300_000);
 static MAX_CONSECUTIVE_FAILURES: GucSetting<i32> = GucSetting::<i32>::new(10);
+static KEEP_MODEL_VERSIONS: GucSetting<i32> = GucSetting::<i32>::new(5);
 static TRAIN_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(256 << 10);
 static TRAIN_TIME_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(600_000);
 
@@ -66,6 +67,12 @@ pub fn crash_wait() -> Duration {
 /// is some forty intervals, longer than most outages of a source.
 pub fn max_consecutive_failures() -> i32 {
     MAX_CONSECUTIVE_FAILURES.get()
+}
+
+/// How many versions of a detector's model are kept. Default 5: a bad one is noticed within some
+/// trainings, and each version has as many entity states as the active one.
+pub fn keep_model_versions() -> i64 {
+    KEEP_MODEL_VERSIONS.get().into()
 }
 
 /// Bytes that training may take beside its input. Default 256 MB: 10,000 entities with the largest
@@ -164,6 +171,16 @@ pub fn init() {
         1,
         1_000,
         GucContext::Suset,
+        GucFlags::default(),
+    );
+    int(
+        c"anomaly_detection.keep_model_versions",
+        c"How many versions of a detector's model are kept.",
+        c"anomaly.rollback_model() returns to one of them.",
+        &KEEP_MODEL_VERSIONS,
+        1,
+        1_000,
+        GucContext::Userset,
         GucFlags::default(),
     );
     int(

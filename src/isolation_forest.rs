@@ -366,7 +366,7 @@ mod tests {
         ));
     }
 
-    #[pg_test(error = "damaged anomaly_model: stored state fails its checksum")]
+    #[pg_test(error = "damaged anomaly_model: model checksum mismatch")]
     fn fault_m1_damaged_text_is_refused() {
         let _: Option<f64> = Spi::get_one(
             "SELECT anomaly_score(overlay(isolation_forest(ARRAY[v])::text placing '5a' from 101)::anomaly_model, '{1}')

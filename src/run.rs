@@ -284,7 +284,7 @@ pub fn break_owner(owner: pg_sys::Oid, reason: &str) -> SqlResult<()> {
     internal_rights::with(|| {
         sql::execute(
             "UPDATE anomaly.detector_state s SET status = 'broken', status_reason = $2, \
-                next_due = NULL \
+                status_hint = NULL, next_due = NULL \
              FROM anomaly.detector d \
              WHERE d.detector = s.detector AND d.owner::oid = $1 AND d.enabled",
             &[owner.into(), reason.into()],
@@ -641,6 +641,8 @@ fn judge(sqlstate: &str, timed_out: bool) -> Verdict {
         "57014" if !timed_out => Verdict::Cancelled,
         // undefined_table, undefined_column, invalid_schema_name
         "42P01" | "42703" | "3F000" => Verdict::Broken,
+        // data_corrupted, feature_not_supported: a model that cannot be read
+        "XX001" | "0A000" => Verdict::Broken,
         _ => Verdict::Failed,
     }
 }
@@ -660,12 +662,23 @@ pub fn record_failure(claim: &Claim, caught: &Caught, timed_out: bool, now: i64)
                 gucs::max_scan_duration().unwrap_or_default().as_millis()
             ),
         ),
-        _ => ("failed", caught.message.clone()),
+        _ => (
+            "failed",
+            match &caught.detail {
+                // which model it is about
+                Some(detail) if verdict == Verdict::Broken => {
+                    format!("{}: {detail}", caught.message)
+                }
+                _ => caught.message.clone(),
+            },
+        ),
     };
     end_run(claim, status, &caught.sqlstate, &message, now)?;
     match verdict {
         Verdict::Cancelled => Ok(()),
-        Verdict::Broken => internal_rights::with(|| break_item(&claim.item(), &message)),
+        Verdict::Broken => {
+            internal_rights::with(|| break_item(&claim.item(), &message, caught.hint.as_deref()))
+        }
         Verdict::Failed => back_off(claim, &message, now),
     }
 }
@@ -701,13 +714,14 @@ fn end_run(claim: &Claim, status: &str, code: &str, message: &str, now: i64) -> 
     Ok(())
 }
 
-fn break_item(item: &Item, reason: &str) -> SqlResult<()> {
+fn break_item(item: &Item, reason: &str, hint: Option<&str>) -> SqlResult<()> {
     match item.kind {
         Kind::Scan => sql::execute(
             "UPDATE anomaly.detector_state SET status = 'broken', status_reason = $2, \
-                next_due = NULL, consecutive_failures = consecutive_failures + 1 \
+                status_hint = $3, next_due = NULL, \
+                consecutive_failures = consecutive_failures + 1 \
              WHERE detector = $1",
-            &[item.name.as_str().into(), reason.into()],
+            &[item.name.as_str().into(), reason.into(), hint.into()],
         )?,
         Kind::Collect => sql::execute(
             "UPDATE anomaly.monitor SET next_due = NULL, \
@@ -726,6 +740,7 @@ fn back_off(claim: &Claim, message: &str, now: i64) -> SqlResult<()> {
             return break_item(
                 &item,
                 &format!("gave up after {failures} failures in a row; the last: {message}"),
+                None,
             );
         }
         let Some(interval) = claim.schedule.interval(now)? else { return Ok(()) };
@@ -805,6 +820,7 @@ fn mark_crashed(item: &Item, run_id: Option<i64>, now: i64) -> SqlResult<bool> {
         break_item(
             item,
             &format!("gave up after {failures} failures in a row; the last one crashed"),
+            None,
         )?;
         return Ok(true);
     }
@@ -984,13 +1000,21 @@ fn settle_claimed(
     alerts: Option<i64>,
     error_code: Option<String>,
     error_message: Option<String>,
+    error_detail: Option<String>,
+    error_hint: Option<String>,
 ) -> SqlResult<bool> {
     let run_id = required(run_id, "run_id")?;
     let claim = claimed(run_id)?;
     let cancelled = error_code.as_deref() == Some("57014");
     match error_code {
         Some(sqlstate) => {
-            let caught = Caught { sqlstate, message: error_message.unwrap_or_default() };
+            let caught = Caught {
+                sqlstate,
+                message: error_message.unwrap_or_default(),
+                // plpgsql knows no difference between empty and not there
+                detail: error_detail.filter(|text| !text.is_empty()),
+                hint: error_hint.filter(|text| !text.is_empty()),
+            };
             record_failure(&claim, &caught, false, session::now())?;
         }
         None => {
@@ -1216,7 +1240,11 @@ mod tests {
 
     fn fail(item: &Item, sqlstate: &str, timed_out: bool, now: i64) -> i64 {
         let claim = claim_at(item, now).expect("due");
-        let caught = Caught { sqlstate: sqlstate.to_owned(), message: "as told".to_owned() };
+        let caught = Caught {
+            sqlstate: sqlstate.to_owned(),
+            message: "as told".to_owned(),
+            ..Caught::default()
+        };
         record_failure(&claim, &caught, timed_out, now).expect("recorded");
         release(&claim);
         claim.run_id

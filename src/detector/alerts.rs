@@ -351,6 +351,19 @@ impl AlertBook {
     }
 }
 
+/// Ends alerts of a detector that are open and not among those named: no state knows their episode any
+/// more, so that nobody would ever end them.
+pub fn resolve_all_but(detector: &str, open: &[i64]) -> SqlResult<()> {
+    internal_rights::with(|| {
+        sql::execute(
+            "UPDATE anomaly.alert SET status = 'resolved', resolved_at = $3 \
+             WHERE detector = $1 AND status IN ('open', 'acknowledged') AND alert_id <> ALL ($2)",
+            &[detector.into(), open.to_vec().into(), sql::timestamptz(session::now())?.into()],
+        )
+    })?;
+    Ok(())
+}
+
 /// The slot of next month, and the time from which on alerts are kept when it is emptied: all but
 /// the month that the slot last stood for.
 pub fn next_slot(now: i64) -> SqlResult<(i16, i64)> {

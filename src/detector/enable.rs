@@ -25,6 +25,7 @@ fn enable(detector: &str) -> SqlResult<bool> {
             "UPDATE anomaly.detector_state s SET consecutive_failures = 0, \
                 status = CASE s.status WHEN 'broken' THEN $3 ELSE s.status END, \
                 status_reason = CASE s.status WHEN 'broken' THEN NULL ELSE s.status_reason END, \
+                status_hint = NULL, \
                 next_due = CASE WHEN d.every IS NULL AND d.cron IS NULL THEN s.next_due ELSE $2 END \
              FROM anomaly.detector d WHERE d.detector = s.detector AND s.detector = $1",
             &[detector.into(), sql::timestamptz(now)?.into(), status.into()],

@@ -78,7 +78,7 @@ mod tests {
                          alerts := anomaly.perform_claimed(run); \
                      EXCEPTION WHEN OTHERS THEN code := SQLSTATE; message := SQLERRM; \
                      END; \
-                     PERFORM anomaly.settle_claimed(run, alerts, code, message); \
+                     PERFORM anomaly.settle_claimed(run, alerts, code, message, NULL, NULL); \
                  END LOOP; \
              END $$",
         )

@@ -12,7 +12,7 @@ use crate::{
         alerts::AlertBook,
         catalog::DetectorRow,
         scan::{SAMPLE_SLOTS, finish, judge, lock, sample_slot},
-        states::EntityStates,
+        states::{EntityStates, decode_shared},
         train,
     },
     error::{SqlResult, from_core, invalid, required},
@@ -217,7 +217,7 @@ fn judge_one(detector: &str, data: &DataPoint, value: f64) -> SqlResult<Vec<i64>
         return Ok(Vec::new());
     };
     let core = row.detection(model.points_per_day)?;
-    let shared = core.decode_state(&model.payload).map_err(from_core)?;
+    let shared = decode_shared(&core, detector, &model.payload)?;
     let mut states = EntityStates::load_one(&row, model.version, &data.entity)?;
     let mut book = AlertBook::default();
     let point = Point::new(data.at, value);

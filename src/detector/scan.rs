@@ -15,10 +15,10 @@ use crate::{
         catalog::{DetectorRow, Feed},
         late::LateWindow,
         source::read_query,
-        states::EntityStates,
+        states::{EntityStates, decode_shared},
         train,
     },
-    error::{SqlResult, from_core, report},
+    error::{SqlResult, report},
     pg::{internal_rights, latch, session, stream},
     run, sql, worker,
 };
@@ -231,11 +231,7 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
 
     // Until training has measured it, the rate of points is what the first window shows.
     let core = row.detection(model.points_per_day)?.with_ranges_of_anomalies_only();
-    let shared = core.decode_state(&model.payload).map_err(|e| {
-        from_core(e).set_detail(format!("shared model of detector \"{detector}\"")).set_hint(
-            format!("SELECT anomaly.train({}) builds it anew", pgrx::spi::quote_literal(detector)),
-        )
-    })?;
+    let shared = decode_shared(&core, detector, &model.payload)?;
     let mut states = EntityStates::load(&row, model.version)?;
     let mut judging = Judging {
         core: &core,

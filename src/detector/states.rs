@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use anomaly_core::{Detector, EntityState};
-use pgrx::PgSqlErrorCode;
+use anomaly_core::{Detector, EntityState, Episode, Error, Phase, gaps::Presence};
+use pgrx::{PgSqlErrorCode, pg_sys::panic::ErrorReport};
 
 use crate::{
     detector::catalog::DetectorRow,
     error::{SqlResult, from_core, report},
+    limits::TrainingLimits,
     pg::{internal_rights, stream},
     sql,
 };
@@ -23,18 +24,33 @@ struct Item {
     state: Option<EntityState>,
 }
 
+/// What cannot be read of a detector, and how to come by it again.
+fn unreadable(error: Error, what: &str, detector: &str) -> ErrorReport {
+    let is_damaged = matches!(error, Error::Corrupted(_));
+    let report = from_core(error).set_detail(format!("{what} of detector \"{detector}\""));
+    if !is_damaged {
+        return report;
+    }
+    let detector = pgrx::spi::quote_literal(detector);
+    report.set_hint(format!("SELECT anomaly.train({detector}) builds it anew"))
+}
+
+/// The shared model of a version.
+///
+/// # Errors
+/// XX001 naming the detector when it is damaged, 0A000 when a newer version of the extension wrote it.
+pub fn decode_shared(core: &Detector, detector: &str, payload: &[u8]) -> SqlResult<EntityState> {
+    core.decode_state(payload).map_err(|error| unreadable(error, "shared model", detector))
+}
+
 impl Item {
     /// The name and the state: the stored one, or a new one where nothing is stored.
     fn decoded(&mut self, detector: &str, core: &Detector) -> SqlResult<(&str, &mut EntityState)> {
         if self.state.is_none() && !self.stored.is_empty() {
-            self.state = Some(core.decode_state(&self.stored).map_err(|e| {
-                from_core(e)
-                    .set_detail(format!(
-                        "state of entity \"{}\" of detector \"{detector}\"",
-                        self.entity
-                    ))
-                    .set_hint(format!("SELECT anomaly.train('{detector}') builds it anew"))
-            })?);
+            let state = core.decode_state(&self.stored).map_err(|error| {
+                unreadable(error, &format!("state of entity \"{}\"", self.entity), detector)
+            })?;
+            self.state = Some(state);
             // No need to have it twice.
             self.stored = Vec::new();
         }
@@ -51,6 +67,44 @@ pub struct EntityStates {
     max_entities: usize,
     skipped: BTreeSet<String>,
     skipped_points: u64,
+}
+
+/// Episode and presence of each entity in the active version. A damaged state is what retraining
+/// repairs, and rolling back avoids: there is nothing to take over from it.
+fn going_on(
+    row: &DetectorRow,
+    core: &Detector,
+) -> SqlResult<Vec<(String, Episode, Option<Presence>)>> {
+    let mut found = Vec::new();
+    let Some(active) = &row.model else { return Ok(found) };
+    // One after the other: those that are learned anew take memory enough.
+    read_states(
+        ALL,
+        &[stream::Param::Text(&row.detector), stream::Param::Int8(active.version.into())],
+        &mut |entity, payload| {
+            if let Ok(state) = core.decode_state(&payload) {
+                found.push((entity, state.episode, state.presence));
+            }
+        },
+    )?;
+    Ok(found)
+}
+
+const ALL: &str = "SELECT entity, payload FROM anomaly.entity_state \
+                   WHERE detector = $1 AND version = $2::int";
+
+fn read_states(
+    query: &str,
+    params: &[stream::Param],
+    each: &mut dyn FnMut(String, Vec<u8>),
+) -> SqlResult<()> {
+    internal_rights::with(|| {
+        stream::for_each_row(query, params, &mut |stored| {
+            let payload = stored.with_bytes(1, <[u8]>::to_vec).unwrap_or_default();
+            each(stored.text(0).unwrap_or_default(), payload);
+            Ok(())
+        })
+    })
 }
 
 impl EntityStates {
@@ -70,8 +124,7 @@ impl EntityStates {
     pub fn load(row: &DetectorRow, version: i32) -> SqlResult<Self> {
         let mut states = Self::new(row.max_entities as usize);
         states.read(
-            "SELECT entity, payload FROM anomaly.entity_state \
-             WHERE detector = $1 AND version = $2::int",
+            ALL,
             &[stream::Param::Text(&row.detector), stream::Param::Int8(version.into())],
         )?;
         Ok(states)
@@ -102,14 +155,9 @@ impl EntityStates {
     }
 
     fn read(&mut self, query: &str, params: &[stream::Param]) -> SqlResult<()> {
-        internal_rights::with(|| {
-            stream::for_each_row(query, params, &mut |stored| {
-                let entity = stored.text(0).unwrap_or_default();
-                let payload = stored.with_bytes(1, <[u8]>::to_vec).unwrap_or_default();
-                self.index.insert(entity.as_bytes().to_vec(), self.items.len());
-                self.items.push(Item { entity, stored: payload, state: None });
-                Ok(())
-            })
+        read_states(query, params, &mut |entity, payload| {
+            self.index.insert(entity.as_bytes().to_vec(), self.items.len());
+            self.items.push(Item { entity, stored: payload, state: None });
         })
     }
 
@@ -242,25 +290,53 @@ impl EntityStates {
         self.items.iter_mut().filter_map(|item| item.state.as_mut())
     }
 
-    /// Takes over what was going on in the states of the version before: an episode that is open
-    /// stays open when the baseline is learned anew.
-    pub fn keep_episodes(
-        &mut self,
-        detector: &str,
-        core: &Detector,
-        before: &mut EntityStates,
-    ) -> SqlResult<()> {
-        for item in &mut before.items {
-            // A damaged state is what retraining repairs; there is nothing to take over from it.
-            let Ok(old) = core.decode_state(&item.stored) else { continue };
-            if old.episode.phase != anomaly_core::Phase::Quiet
-                && let Some((_, new)) = self.get(detector, core, item.entity.as_bytes())?
+    /// Takes over what was going on in the states of the active version: an episode that is open stays
+    /// open when the baseline is learned anew.
+    pub fn keep_episodes(&mut self, row: &DetectorRow, core: &Detector) -> SqlResult<()> {
+        for (entity, episode, presence) in going_on(row, core)? {
+            if episode.phase != Phase::Quiet
+                && let Some((_, new)) = self.get(&row.detector, core, entity.as_bytes())?
             {
-                new.episode = old.episode;
-                new.presence = new.presence.or(old.presence);
+                new.episode = episode;
+                new.presence = new.presence.or(presence);
             }
         }
         Ok(())
+    }
+
+    /// Makes states that were learned earlier, or elsewhere, go on where those of the active version
+    /// are: what is happening in a series, and how much of it has been there, is a matter of the series
+    /// and not of the baseline. Decodes all states.
+    ///
+    /// # Errors
+    /// As [`EntityStates::at`], and those of the limits.
+    pub fn go_on_from(
+        &mut self,
+        row: &DetectorRow,
+        core: &Detector,
+        limits: &mut TrainingLimits,
+    ) -> SqlResult<()> {
+        for item in &mut self.items {
+            limits.at_row().map_err(from_core)?;
+            item.decoded(&row.detector, core)?.1.detach();
+        }
+        for (entity, episode, presence) in going_on(row, core)? {
+            if (presence.is_some()
+                || episode.phase != Phase::Quiet
+                || self.index.contains_key(entity.as_bytes()))
+                && let Some((_, state)) = self.get(&row.detector, core, entity.as_bytes())?
+            {
+                state.episode = episode;
+                state.presence = presence;
+            }
+        }
+        Ok(())
+    }
+
+    /// Alerts that are open in the states that were touched.
+    pub fn open_alerts(&mut self) -> Vec<i64> {
+        let open = self.touched().filter(|state| state.episode.phase == Phase::Open);
+        open.map(|state| state.episode.alert_id).filter(|id| *id > 0).collect()
     }
 
     /// Writes the touched states of a version.

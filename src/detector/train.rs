@@ -8,6 +8,7 @@ use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
 use crate::{
     detector::{
         catalog::DetectorRow,
+        models::{self, Standing, Version},
         scan::{lock, read_points},
         states::EntityStates,
     },
@@ -144,20 +145,8 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
         })?;
     }
 
-    let points_per_day = points_per_day(learned, span);
-    let version = row.model.as_ref().map_or(0, |m| m.version) + 1;
-    let enough = learned >= i64::from(row.min_data_points);
-    let (status, shown) = if enough {
-        ("active", "active".to_owned())
-    } else {
-        ("warming", format!("warming ({learned} of {})", row.min_data_points))
-    };
-    if let Some(model) = &row.model {
-        let mut before = EntityStates::load(row, model.version)?;
-        states.keep_episodes(&row.detector, &core, &mut before)?;
-    }
+    states.keep_episodes(row, &core)?;
     shared.entities = states.len() as u64;
-    let payload = core.encode_state(&shared).map_err(from_core)?;
     let (skipped, skipped_names) = states.skipped();
     let reason = (skipped > 0).then(|| {
         let names: Vec<&str> = skipped_names.iter().map(String::as_str).collect();
@@ -168,52 +157,32 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
             if names.len() < 20 { "" } else { ", …" }
         )
     });
-    let entities = states.len() as i64;
-    internal_rights::with(|| {
-        let instant = |at: Option<i64>| at.map(sql::timestamptz).transpose();
-        // One version back is kept to return to.
-        sql::execute(
-            "DELETE FROM anomaly.model WHERE detector = $1 AND version < $2 - 1",
-            &[row.detector.as_str().into(), version.into()],
-        )?;
-        sql::execute(
-            "UPDATE anomaly.model SET active = false WHERE detector = $1 AND active",
-            &[row.detector.as_str().into()],
-        )?;
-        sql::execute(
-            "INSERT INTO anomaly.model (detector, version, active, strategy, trained_at, \
-                trained_rows, trained_from, trained_until, entities, points_per_day, payload) \
-             VALUES ($1, $2, true, $3, $4, $5, $6, $7, $8, $9, $10)",
-            &[
-                row.detector.as_str().into(),
-                version.into(),
-                row.strategy.as_str().into(),
-                sql::timestamptz(session::now())?.into(),
-                learned.into(),
-                instant(span.map(|s| s.0))?.into(),
-                instant(span.map(|s| s.1))?.into(),
-                entities.into(),
-                points_per_day.into(),
-                payload.into(),
-            ],
-        )?;
-        // A scan goes on where training ended, and never back.
-        sql::execute(
-            "UPDATE anomaly.detector_state SET status = $2, status_reason = $3, \
-                watermark = GREATEST(watermark, $4), last_training_time = $5, entities_skipped = $6 \
-             WHERE detector = $1",
-            &[
-                row.detector.as_str().into(),
-                status.into(),
-                reason.into(),
-                sql::timestamptz(until)?.into(),
-                sql::timestamptz(session::now())?.into(),
-                (skipped as i64).into(),
-            ],
-        )
-    })?;
-    states.save(&row.detector, &core, version)?;
-    Ok(Trained { status: shown, trained_rows: learned, entities, version })
+    let trained_at = session::now();
+    let version = Version {
+        strategy: row.strategy.clone(),
+        trained_at,
+        trained_rows: learned,
+        trained_from: span.map(|s| s.0),
+        trained_until: span.map(|s| s.1),
+        entities: states.len() as i64,
+        points_per_day: points_per_day(learned, span),
+        payload: core.encode_state(&shared).map_err(from_core)?,
+    };
+    let standing = Standing {
+        reason,
+        watermark: Some(until),
+        trained_at: Some(trained_at),
+        skipped: Some(skipped as i64),
+    };
+    let number = version.store(&row.detector)?;
+    states.save(&row.detector, &core, number)?;
+    models::activate(row, number, &version, &mut states, standing)?;
+    Ok(Trained {
+        status: version.status(row),
+        trained_rows: learned,
+        entities: version.entities,
+        version: number,
+    })
 }
 
 /// From the first to the last anomalous point of each alert since `from`, by entity: incidents are

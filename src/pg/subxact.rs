@@ -3,10 +3,12 @@
 use pgrx::pg_sys::panic::CaughtError;
 
 /// An error that was caught and whose work was rolled back.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Caught {
     pub sqlstate: String,
     pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
 }
 
 /// Runs `work` in a subtransaction: committed when it returns, rolled back when it raises. Cancel
@@ -53,7 +55,12 @@ pub(crate) fn describe(error: &CaughtError) -> Caught {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
         CaughtError::RustPanic { ereport, .. } => ereport,
     };
-    Caught { sqlstate: sqlstate(report.sql_error_code() as i32), message: report.message().into() }
+    Caught {
+        sqlstate: sqlstate(report.sql_error_code() as i32),
+        message: report.message().into(),
+        detail: report.detail().map(str::to_owned),
+        hint: report.hint().map(str::to_owned),
+    }
 }
 
 /// The five characters of a code that PostgreSQL packs six bits each.

@@ -171,6 +171,9 @@ SELECT detector, status, severity, entity, points, value, expected, lower, upper
 SELECT detector, version, active, entities, shared_bytes FROM anomaly.models ORDER BY detector, version;
 SELECT entity, strategy, status, points, expected_alerts_per_day FROM anomaly.explain_detector('created');
 SELECT entity, strategy, status, points, expected_alerts_per_day FROM anomaly.explain_detector('watched', 'no such');
+SELECT status, model_version FROM anomaly.rollback_model('created');
+SELECT anomaly.train('created');
+SELECT status, model_version FROM anomaly.rollback_model('created');
 SELECT detector, status FROM anomaly.watch('data.points', entity => 'e', bucket => '1 hour', aggregate => 'count', on_missing => 'anomaly', direction => 'above', min_effect => 1, settle => '0 s', min_data_points => 20, name => 'counted');
 SELECT status, alerts_opened FROM anomaly.scan('counted');
 SELECT anomaly.drop_detector('counted');
@@ -193,7 +196,7 @@ SELECT anomaly.disable('created'), anomaly.disable('no such'), anomaly.enable('c
 -- Worker and CALL: the first is on a schedule, the monitor as well.
 SELECT status, alerts_opened FROM anomaly.claim_next_due('-infinity') c, anomaly.runs;
 SELECT anomaly.perform_claimed(0);
-SELECT anomaly.settle_claimed(0, 0, NULL, NULL);
+SELECT anomaly.settle_claimed(0, 0, NULL, NULL, NULL, NULL);
 SELECT metric, unit, detector, next_step FROM anomaly.monitor_system(every => '1 hour') ORDER BY metric;
 SELECT anomaly.disable_monitor('system'), anomaly.enable_monitor('system'), anomaly.enable_monitor('no such');
 CALL anomaly.run_due();

@@ -76,7 +76,7 @@ pub fn unwrap(bytes: &[u8]) -> Result<(u16, &[u8])> {
         )));
     }
     if checksum(&bytes[4..12], payload) != crc {
-        return Err(Error::Corrupted("stored state fails its checksum".into()));
+        return Err(Error::Corrupted("model checksum mismatch".into()));
     }
     Ok((algorithm, payload))
 }

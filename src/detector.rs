@@ -12,6 +12,8 @@ pub mod create_detector;
 mod drop_detector;
 mod enable;
 mod explain_detector;
+mod export_model;
+mod import_model;
 mod late;
 mod models;
 #[cfg(any(test, feature = "pg_test"))]

@@ -279,7 +279,7 @@ fn isolation_forest_final(sample: SampleArg<'_>) -> SqlResult<ModelValue> {
         return Err(report(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION, message)
             .set_hint("train on more rows; some hundred are a good start"));
     }
-    let mut limits = TrainingLimits::begin();
+    let mut limits = TrainingLimits::begin("training");
     let model = Model::train(&rows, &options, &mut limits).map_err(from_core)?;
     limits.at_row().map_err(from_core)?;
     let bytes = model.encode().map_err(from_core)?;

@@ -1,4 +1,5 @@
-//! What training may take: memory, time, and whether anybody still wants it.
+//! What training, and other work on whole models, may take: memory, time, and whether anybody still
+//! wants it.
 
 use std::time::{Duration, Instant};
 
@@ -12,9 +13,11 @@ use crate::{
 /// How often the clock is looked at: a look costs as much as some twenty other questions.
 const ASKED_PER_LOOK: u32 = 16;
 
-/// The limits of one training, from its begin on. The core's loops ask it as their [`Progress`], the
-/// loops over rows ask [`TrainingLimits::at_row`].
+/// The limits of one training (or export, import, rollback), from its begin on. The core's loops ask it
+/// as their [`Progress`], the loops over rows ask [`TrainingLimits::at_row`].
 pub struct TrainingLimits {
+    /// For messages.
+    what: &'static str,
     interrupts: Interrupts,
     began: Instant,
     most_time: Option<Duration>,
@@ -24,9 +27,10 @@ pub struct TrainingLimits {
 }
 
 impl TrainingLimits {
-    /// As the settings are now.
-    pub fn begin() -> Self {
+    /// As the settings are now; `what` is "training" or whatever else begins.
+    pub fn begin(what: &'static str) -> Self {
         TrainingLimits {
+            what,
             interrupts: Interrupts::default(),
             began: Instant::now(),
             most_time: gucs::train_time_limit(),
@@ -58,7 +62,8 @@ impl TrainingLimits {
         match self.most_time {
             Some(most) if self.began.elapsed() > most => Err(Error::TimeLimit {
                 message: format!(
-                    "training takes longer than anomaly_detection.train_time_limit ({} ms)",
+                    "{} takes longer than anomaly_detection.train_time_limit ({} ms)",
+                    self.what,
                     most.as_millis()
                 ),
                 hint: "SET anomaly_detection.train_time_limit to more, or train on fewer rows \
@@ -73,7 +78,8 @@ impl TrainingLimits {
     fn memory_error(&self) -> Error {
         Error::MemoryLimit {
             message: format!(
-                "training takes more than anomaly_detection.train_memory ({} kB)",
+                "{} takes more than anomaly_detection.train_memory ({} kB)",
+                self.what,
                 self.most_bytes >> 10
             ),
             hint: "SET anomaly_detection.train_memory to more, or lower max_entities, n_estimators or \

@@ -47,7 +47,7 @@ fn rollback_model(
         states::decode_shared(&core, detector, &version.payload)?;
         // Decoded as a whole, so that a damaged version is refused and not found to be so later.
         let mut states = EntityStates::load(&row, number)?;
-        let mut limits = TrainingLimits::begin();
+        let mut limits = TrainingLimits::begin("rolling back");
         states.go_on_from(&row, &core, &mut limits)?;
         models::activate(&row, number, &version, &mut states, Standing::default())?;
         states.save(detector, &core, number)?;

@@ -275,6 +275,19 @@ impl EntityStates {
         Ok(())
     }
 
+    /// Takes in the state of an entity that is not there yet.
+    pub fn insert(&mut self, entity: &str, state: EntityState) -> SqlResult<()> {
+        if let Some(position) = self.position(entity.as_bytes())? {
+            self.items[position].state = Some(state);
+        }
+        Ok(())
+    }
+
+    /// [`EntityState::detach`] for all that were touched.
+    pub fn detach(&mut self) {
+        self.touched().for_each(EntityState::detach);
+    }
+
     /// How many entities have a state.
     pub fn len(&self) -> usize {
         self.items.len()

@@ -102,7 +102,7 @@ pub fn leave_warming(row: &DetectorRow, until: i64) -> SqlResult<()> {
 
 fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
     let core = row.detection(None)?;
-    let mut limits = TrainingLimits::begin();
+    let mut limits = TrainingLimits::begin("training");
     let mut shared = core.new_state();
     let mut states = EntityStates::new(row.max_entities as usize);
     let (mut rows_read, mut learned) = (0u64, 0i64);

@@ -174,6 +174,7 @@ SELECT entity, strategy, status, points, expected_alerts_per_day FROM anomaly.ex
 SELECT status, model_version FROM anomaly.rollback_model('created');
 SELECT anomaly.train('created');
 SELECT status, model_version FROM anomaly.rollback_model('created');
+SELECT anomaly.import_model('created', anomaly.export_model('created'));
 SELECT detector, status FROM anomaly.watch('data.points', entity => 'e', bucket => '1 hour', aggregate => 'count', on_missing => 'anomaly', direction => 'above', min_effect => 1, settle => '0 s', min_data_points => 20, name => 'counted');
 SELECT status, alerts_opened FROM anomaly.scan('counted');
 SELECT anomaly.drop_detector('counted');

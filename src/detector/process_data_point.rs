@@ -217,12 +217,22 @@ fn judge_one(detector: &str, data: &DataPoint, value: f64) -> SqlResult<Vec<i64>
         return Ok(Vec::new());
     };
     let core = row.detection(model.points_per_day)?;
-    let shared = decode_shared(&core, detector, &model.payload)?;
     let mut states = EntityStates::load_one(&row, model.version, &data.entity)?;
+    let entity = data.entity.as_bytes();
+    // An entity that knows enough of its own is not judged by the shared model, and decoding that takes
+    // longer than judging by it: up to some milliseconds.
+    let warm = match states.get(detector, &core, entity)? {
+        Some((_, state)) => core.is_warm(state),
+        None => true,
+    };
+    let shared = if warm || model.entities < 2 {
+        None
+    } else {
+        Some(decode_shared(&core, detector, &model.payload)?)
+    };
     let mut book = AlertBook::default();
     let point = Point::new(data.at, value);
-    let entity = data.entity.as_bytes();
-    let anomalous = judge(&row, &core, &shared, &mut states, &mut book, entity, point)?;
+    let anomalous = judge(&row, &core, shared.as_ref(), &mut states, &mut book, entity, point)?;
     let stored = finish(&row, &core, &mut states, book, model.version, None)?;
     internal_rights::with(|| {
         sql::execute(

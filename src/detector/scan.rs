@@ -351,14 +351,14 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
 pub fn judge(
     row: &DetectorRow,
     core: &Detector,
-    shared: &EntityState,
+    shared: Option<&EntityState>,
     states: &mut EntityStates,
     book: &mut AlertBook,
     entity: &[u8],
     point: Point,
 ) -> SqlResult<Option<bool>> {
     let Some((entity, state)) = states.get(&row.detector, core, entity)? else { return Ok(None) };
-    let outcome = core.process(state, Some(shared), &point);
+    let outcome = core.process(state, shared, &point);
     book.note(core, entity, state, &outcome);
     Ok(Some(outcome.verdict.is_anomaly))
 }

@@ -2,6 +2,7 @@
 #
 #   my $node = AnomalyNode->start_new('main');                       # extension in database postgres
 #   my $node = AnomalyNode->start_new('plain', preload => 0, create => 0, conf => "work_mem = '1MB'");
+#   AnomalyNode->init_new($name, …)   is initialised only; install_path => … takes another server.
 #   AnomalyNode->new($name) gives a node that is neither initialised nor started (standbys).
 package AnomalyNode;
 use strict;
@@ -23,16 +24,24 @@ CONF
 sub start_new
 {
 	my ($class, $name, %options) = @_;
-	my $node = $class->new($name);
+	my $node = $class->init_new($name, %options);
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION anomaly_detection') if $options{create} // 1;
+	return $node;
+}
+
+# Neither started nor with the extension in it; install_path names another server than the one that is tested.
+sub init_new
+{
+	my ($class, $name, %options) = @_;
+	my $node = $class->new($name, $options{install_path} ? (install_path => $options{install_path}) : ());
 	$node->init(
 		allows_streaming => $options{allows_streaming} // 0,
-		extra            => [ '--encoding=UTF8', '--locale=C' ]);
+		extra            => [ '--encoding=UTF8', '--locale=C', @{ $options{initdb} // [] } ]);
 	# The framework turns restarts after a crash off; our tests are about them.
 	$node->append_conf('postgresql.conf', "restart_after_crash = on\nmax_worker_processes = 16\n");
 	$node->append_conf('postgresql.conf', $FAST) if $options{preload} // 1;
 	$node->append_conf('postgresql.conf', "$options{conf}\n") if $options{conf};
-	$node->start;
-	$node->safe_psql('postgres', 'CREATE EXTENSION anomaly_detection') if $options{create} // 1;
 	return $node;
 }
 

@@ -38,6 +38,7 @@ use pgrx::prelude::*;
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     gucs::init();
+    anomaly_core::progress::interrupt_by(pg::interrupts::check);
     worker::init();
 }
 

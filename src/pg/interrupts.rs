@@ -14,6 +14,11 @@ pub fn postmaster_is_alive() -> bool {
     unsafe { PostmasterIsAliveInternal() }
 }
 
+/// Raises PostgreSQL's own error on cancel and termination.
+pub fn check() {
+    pg_sys::check_for_interrupts!();
+}
+
 /// Raises PostgreSQL's own error on cancel and termination, and stops work whose server is gone.
 #[derive(Default)]
 pub struct Interrupts {

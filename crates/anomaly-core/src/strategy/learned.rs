@@ -4,8 +4,8 @@
 //! A [`Learned`] keeps the latest rows (time, value, further columns) and refits its [`Machine`] when
 //! their number has doubled and, from a full history on, whenever it has been renewed: a function
 //! of counts alone, so that a state does not depend on how its points were divided into calls. Each
-//! fit has a budget of multiplications, well below a second, because nobody can interrupt it between
-//! two points. Judging and learning between fits only use what was fitted: residuals and statistics
+//! fit has a budget of multiplications, some tenths of a second on an idle processor, and can be
+//! interrupted only by unwinding ([`crate::progress::interrupt_by`]). Judging and learning between fits only use what was fitted: residuals and statistics
 //! are of points that the machine has not seen.
 //!
 //! Columns of a row: the value, the further columns of the point, and the phases of day, week, month

@@ -20,8 +20,8 @@ pub fn held() -> usize {
     HELD.load(Relaxed)
 }
 
-// A backend has one thread, so that reading and writing in two steps loses nothing and costs next to
-// nothing; with more threads the count would merely be off.
+// A backend has one thread, so that reading and writing in two steps loses nothing and needs no locked
+// instruction; with more threads the count would merely be off.
 #[inline]
 fn add(bytes: usize) {
     HELD.store(HELD.load(Relaxed).wrapping_add(bytes), Relaxed);

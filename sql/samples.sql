@@ -7,6 +7,8 @@ CREATE TABLE anomaly.sample (
     entity text        NOT NULL DEFAULT '',
     at     timestamptz NOT NULL CHECK (pg_catalog.isfinite(at)),
     value  double precision NOT NULL,
+    -- numbers by name, those that detectors of source_kind points judge together with the value
+    features jsonb,
     PRIMARY KEY (owner, metric, at, entity, slot)
 ) PARTITION BY LIST (slot);
 COMMENT ON TABLE anomaly.sample IS 'collected measurements: the history that detectors of source_kind samples and points train on';

@@ -64,6 +64,8 @@ CREATE TABLE anomaly.detector (
     value_column    text,
     at_column       text,
     entity_column   text,
+    -- judged together with the value; of source_kind points, keys of the data point
+    feature_columns text[]      NOT NULL DEFAULT '{}' CHECK (pg_catalog.array_position(feature_columns, NULL) IS NULL),
     every           interval    CHECK (every > interval '0'),
     cron            text,
     time_zone       text        NOT NULL DEFAULT 'UTC',

@@ -8,8 +8,8 @@ use pgrx::{JsonB, datum::Interval, pg_sys, prelude::*};
 
 use crate::{
     detector::{
-        sampling::{Sampling, Wanted},
-        source::{Columns, Named, Source, read_all_query},
+        sampling::{self, Sampling, Wanted},
+        source::{self, Columns, Named, Source, read_all_query},
     },
     error::{SqlResult, from_core, invalid},
     pg::{result_set::ResultSet, session, stream},
@@ -38,7 +38,7 @@ CREATE FUNCTION detect_anomalies(
     trials text DEFAULT NULL, direction text DEFAULT 'both', min_effect double precision DEFAULT 0,
     min_relative_effect double precision DEFAULT 0, bucket interval DEFAULT NULL,
     aggregate text DEFAULT 'avg', on_missing text DEFAULT NULL,
-    only_anomalies boolean DEFAULT false)
+    only_anomalies boolean DEFAULT false, features text[] DEFAULT NULL)
 RETURNS TABLE (
     at timestamptz, entity text, value double precision, expected double precision,
     lower double precision, upper double precision, score double precision,
@@ -68,6 +68,7 @@ fn detect_anomalies(
     aggregate: Option<&str>,
     on_missing: Option<&str>,
     only_anomalies: Option<bool>,
+    features: Option<Vec<Option<String>>>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> SqlResult<()> {
     let result = ResultSet::begin(fcinfo)?;
@@ -83,8 +84,9 @@ fn detect_anomalies(
             format!("leave out min_data_points for its default, {DEFAULT_MIN_DATA_POINTS}"),
         )
     })?;
+    let features = source::feature_names(features)?;
     let source = Source::resolve(source)?;
-    let mut named = Named { value, at, entity, trials };
+    let mut named = Named { value, at, entity, trials, features: &features };
     named.entity = match entity {
         None => source.likely_entity(&named)?,
         Some("") => None,
@@ -107,10 +109,12 @@ fn detect_anomalies(
         direction: Direction::side(direction.unwrap_or("both")).map_err(from_core)?,
         min_effect: min_effect.unwrap_or(0.0),
         min_relative_effect: min_relative_effect.unwrap_or(0.0),
+        features: columns.features.clone(),
     })
     .map_err(from_core)?;
     let read = read_all_query(&source, &columns, &sampling, time_zone)?;
-    let Some(extent) = Extent::of(&read)? else { return Ok(()) };
+    let further = |prefix| sampling::feature_names(features.len(), prefix);
+    let Some(extent) = Extent::of(&read, &further(""))? else { return Ok(()) };
     let detector = match extent.points_per_day() {
         Some(rate) => detector.with_points_per_day(rate).map_err(from_core)?,
         None => detector,
@@ -125,15 +129,19 @@ fn detect_anomalies(
     };
     let state = detector.new_state();
     let output = Output { detector, result, only_anomalies, unjudged: Unjudged::default() };
-    let mut replay = Replay { output, sampling, state, name: String::new(), until };
+    let features = vec![f64::NAN; features.len()];
+    let mut replay = Replay { output, sampling, state, name: String::new(), features, until };
     let mut rows = 0u64;
     stream::for_each_row(
         &format!(
-            "SELECT e.at, e.value, e.entity, e.trials \
-               FROM (SELECT p.at, p.value, COALESCE(p.entity, ''), p.trials \
-                       FROM ({read}) AS p (at, value, entity, trials)) \
-                    AS e (at, value, entity, trials) \
-              ORDER BY e.entity COLLATE pg_catalog.\"C\", e.at, e.value"
+            "SELECT e.at, e.value, e.entity, e.trials{of_e} \
+               FROM (SELECT p.at, p.value, COALESCE(p.entity, ''), p.trials{of_p} \
+                       FROM ({read}) AS p (at, value, entity, trials{names})) \
+                    AS e (at, value, entity, trials{names}) \
+              ORDER BY e.entity COLLATE pg_catalog.\"C\", e.at, e.value{of_e}",
+            of_e = further("e."),
+            of_p = further("p."),
+            names = further("")
         ),
         &[],
         &mut |row| {
@@ -153,6 +161,8 @@ struct Replay {
     sampling: Sampling,
     name: String,
     state: EntityState,
+    /// Further columns of the row at hand.
+    features: Vec<f64>,
     /// A bucket that begins at this time or later is not over.
     until: i64,
 }
@@ -171,8 +181,9 @@ impl Replay {
         if reading.value.is_none() && self.sampling.on_missing == OnMissing::Ignore {
             return self.output.without_value(&self.name, reading.at);
         }
+        sampling::read_features(row, &mut self.features);
         let (output, name) = (&mut self.output, self.name.as_str());
-        self.sampling.arrive(&mut self.state, &reading, &mut |state, arrival| {
+        self.sampling.arrive(&mut self.state, &reading, &self.features, &mut |state, arrival| {
             output.verdict(name, state, &arrival)
         })
     }
@@ -304,13 +315,13 @@ struct Extent {
 }
 
 impl Extent {
-    /// `None` without any row.
-    fn of(read: &str) -> SqlResult<Option<Extent>> {
+    /// `None` without any row. `further` names the columns that `read` has besides the usual four.
+    fn of(read: &str, further: &str) -> SqlResult<Option<Extent>> {
         let mut found = None;
         stream::for_each_row(
             &format!(
                 "SELECT pg_catalog.count(p.value), pg_catalog.min(p.at), pg_catalog.max(p.at) \
-                 FROM ({read}) AS p (at, value, entity, trials)"
+                 FROM ({read}) AS p (at, value, entity, trials{further})"
             ),
             &[],
             &mut |row| {

@@ -7,32 +7,35 @@
 
 use crate::{detector::sampling::Reading, error::SqlResult};
 
-/// Rows that are held: 4 MB, whatever the size of the window.
+/// Rows that are held: 4 MB, and half a MB for each further column, whatever the size of the window.
 pub const ROWS: usize = 65_536;
+
+/// What is done with each row: position of the entity, the row, its further columns.
+pub type Each<'a> = dyn FnMut(usize, &Reading, &[f64]) -> SqlResult<()> + 'a;
 
 #[derive(Default)]
 pub struct Batch {
     /// With the position of the entity.
     rows: Vec<(u32, Reading)>,
+    /// Further columns, as many of each row, row by row.
+    features: Vec<f64>,
     /// Scratch: where the rows of each entity begin in `order`, and the places of rows in `rows`.
     starts: Vec<u32>,
     order: Vec<u32>,
 }
 
 impl Batch {
-    /// Holds a row; whether there is room for no other.
-    pub fn push(&mut self, entity: usize, reading: Reading) -> bool {
+    /// Holds a row with its further columns, the same number of each; whether there is room for no
+    /// other.
+    pub fn push(&mut self, entity: usize, reading: Reading, features: &[f64]) -> bool {
         self.rows.push((entity as u32, reading));
+        self.features.extend_from_slice(features);
         self.rows.len() >= ROWS
     }
 
     /// Hands over what is held, entity by entity, and lets go of it. All positions are below
     /// `entities`.
-    pub fn drain(
-        &mut self,
-        entities: usize,
-        each: &mut dyn FnMut(usize, &Reading) -> SqlResult<()>,
-    ) -> SqlResult<()> {
+    pub fn drain(&mut self, entities: usize, each: &mut Each) -> SqlResult<()> {
         // A counting sort, which is stable.
         self.starts.clear();
         self.starts.resize(entities, 0);
@@ -49,11 +52,14 @@ impl Batch {
             self.order[*start as usize] = row as u32;
             *start += 1;
         }
+        let width = self.features.len() / self.rows.len().max(1);
         for row in &self.order {
-            let (entity, reading) = &self.rows[*row as usize];
-            each(*entity as usize, reading)?;
+            let row = *row as usize;
+            let (entity, reading) = &self.rows[row];
+            each(*entity as usize, reading, &self.features[row * width..][..width])?;
         }
         self.rows.clear();
+        self.features.clear();
         Ok(())
     }
 }

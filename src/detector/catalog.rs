@@ -29,7 +29,9 @@ pub enum Feed {
     /// Rows of `anomaly.sample` with the detector's metric and owner.
     Samples,
     /// Brought by `process_data_point`, kept in `anomaly.sample`.
-    Points,
+    Points {
+        features: Vec<String>,
+    },
 }
 
 /// The active version of a detector's shared model.
@@ -121,6 +123,15 @@ impl DetectorRow {
         session::session_user() == self.owner && session::current_user() == self.owner
     }
 
+    /// Names of the further columns that are judged together with the value.
+    pub fn features(&self) -> &[String] {
+        match &self.feed {
+            Feed::Relation { columns, .. } | Feed::Query { columns, .. } => &columns.features,
+            Feed::Points { features } => features,
+            Feed::Samples => &[],
+        }
+    }
+
     /// The configured detection path. `points_per_day` of the model, or the given estimate.
     pub fn detection(&self, points_per_day: Option<f64>) -> SqlResult<Detector> {
         Detector::new(DetectorConfig {
@@ -139,6 +150,7 @@ impl DetectorRow {
             direction: self.direction,
             min_effect: self.min_effect,
             min_relative_effect: self.min_relative_effect,
+            features: self.features().to_vec(),
         })
         .map_err(from_core)
     }
@@ -161,7 +173,7 @@ impl DetectorRow {
                 ))),
             },
             Feed::Query { text, columns } => Ok(Some((Source::resolve(text)?, columns))),
-            Feed::Samples | Feed::Points => Ok(None),
+            Feed::Samples | Feed::Points { .. } => Ok(None),
         }
     }
 }
@@ -195,25 +207,29 @@ const LOAD: &str = "\
            m.version, m.points_per_day, m.payload, \
            d.trials_column, d.kind, d.direction, d.min_effect, d.min_relative_effect, \
            m.entities, d.bucket, d.aggregate, d.on_missing, \
-           (extract(epoch FROM d.late_window) * 1000000)::bigint \
+           (extract(epoch FROM d.late_window) * 1000000)::bigint, d.feature_columns \
       FROM anomaly.detector d JOIN anomaly.detector_state s USING (detector) \
       LEFT JOIN anomaly.model m ON m.detector = d.detector AND m.active \
      WHERE d.detector = $1";
 
 fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
-    let columns = || -> SqlResult<Columns> {
+    let features: Vec<String> = row.must(39)?;
+    let columns = |features| -> SqlResult<Columns> {
         Ok(Columns {
             value: row.get(11)?,
             at: row.must(12)?,
             entity: row.get(13)?,
             trials: row.get(29)?,
+            features,
         })
     };
     let feed = match row.must::<String>(7)?.as_str() {
-        "relation" => Feed::Relation { oid: row.must(8)?, name: row.must(9)?, columns: columns()? },
-        "query" => Feed::Query { text: row.must(10)?, columns: columns()? },
+        "relation" => {
+            Feed::Relation { oid: row.must(8)?, name: row.must(9)?, columns: columns(features)? }
+        }
+        "query" => Feed::Query { text: row.must(10)?, columns: columns(features)? },
         "samples" => Feed::Samples,
-        _ => Feed::Points,
+        _ => Feed::Points { features },
     };
     let model = match row.get::<i32>(26)? {
         Some(version) => {

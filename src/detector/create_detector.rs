@@ -5,8 +5,9 @@ use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, prelude::*};
 
 use crate::{
     detector::{
+        process_data_point,
         sampling::{Sampling, Wanted},
-        source::{self, Columns, Named, Source},
+        source::{self, Columns, Named, Source, feature_names},
     },
     error::{SqlResult, from_core, invalid, not_null, report},
     pg::{internal_rights, session},
@@ -19,8 +20,8 @@ pub enum FeedSetting<'a> {
     Source { text: &'a str, columns: Named<'a> },
     /// Measurements of a monitor.
     Samples { monitor: &'a str },
-    /// `process_data_point`.
-    Points,
+    /// `process_data_point`, with the keys of the point that are judged together with the metric.
+    Points { features: &'a [String] },
 }
 
 /// Everything that is configured about a detector, unchecked.
@@ -93,6 +94,7 @@ fn create_detector(
     aggregate: default!(Option<&str>, "'avg'"),
     on_missing: default!(Option<&str>, "NULL"),
     late_window: default!(Option<Interval>, "'0'"),
+    features: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> SqlResult<String> {
     not_null!(
         anomaly_type,
@@ -113,8 +115,11 @@ fn create_detector(
         aggregate,
         late_window,
     );
+    let features = &feature_names(features)?;
     let feed = match source {
-        Some(text) => FeedSetting::Source { text, columns: Named { value, at, entity, trials } },
+        Some(text) => {
+            FeedSetting::Source { text, columns: Named { value, at, entity, trials, features } }
+        }
         None if trials.is_some() || bucket.is_some() => {
             return Err(invalid(
                 format!(
@@ -130,7 +135,7 @@ fn create_detector(
                 "give source => 'table or query', or leave out late_window",
             ));
         }
-        None => FeedSetting::Points,
+        None => FeedSetting::Points { features },
     };
     create(Settings {
         name,
@@ -216,11 +221,15 @@ pub fn create(settings: Settings) -> SqlResult<String> {
             )?;
             Some((source, columns))
         }
-        FeedSetting::Samples { .. } | FeedSetting::Points => None,
+        FeedSetting::Points { features } => {
+            process_data_point::check_features(features, settings.metric_name)?;
+            None
+        }
+        FeedSetting::Samples { .. } => None,
     };
     let (source_kind, monitor) = match (&settings.feed, &resolved) {
         (FeedSetting::Samples { monitor }, _) => ("samples", Some(*monitor)),
-        (FeedSetting::Points, _) => ("points", None),
+        (FeedSetting::Points { .. }, _) => ("points", None),
         (FeedSetting::Source { .. }, Some((source, _))) if source.relation.is_some() => {
             ("relation", None)
         }
@@ -252,10 +261,10 @@ pub fn create(settings: Settings) -> SqlResult<String> {
                 source_query, value_column, at_column, entity_column, every, cron, time_zone, \
                 settle, training_window, min_data_points, threshold, alerts_per_day, fire_after, \
                 clear_after, max_entities, params, kind, trials_column, direction, min_effect, \
-                min_relative_effect, bucket, aggregate, on_missing, late_window) \
+                min_relative_effect, bucket, aggregate, on_missing, late_window, feature_columns) \
              VALUES ($1, $2::oid, $3, $4, $5, $6, $7, $8, $9::oid, $10, $11, $12, $13, $14, $15, \
                 $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, \
-                $32, $33, $34, $35) \
+                $32, $33, $34, $35, $36) \
              ON CONFLICT DO NOTHING",
             &[
                 detector.as_str().into(),
@@ -293,6 +302,7 @@ pub fn create(settings: Settings) -> SqlResult<String> {
                 settings.aggregate.into(),
                 sampling.on_missing.as_str().into(),
                 settings.late_window.into(),
+                settings.features().to_vec().into(),
             ],
         )?;
         if inserted == 1 {
@@ -339,6 +349,15 @@ fn first_due(settings: &Settings) -> SqlResult<Option<i64>> {
 }
 
 impl Settings<'_> {
+    /// Names of the further columns that are judged together with the value.
+    fn features(&self) -> &[String] {
+        match &self.feed {
+            FeedSetting::Source { columns, .. } => columns.features,
+            FeedSetting::Points { features } => features,
+            FeedSetting::Samples { .. } => &[],
+        }
+    }
+
     /// # Errors
     /// 22023 for settings that do not go together.
     pub fn sampling(&self) -> SqlResult<Sampling> {
@@ -346,7 +365,7 @@ impl Settings<'_> {
             kind: self.kind,
             trials: match &self.feed {
                 FeedSetting::Source { columns, .. } => columns.trials,
-                FeedSetting::Samples { .. } | FeedSetting::Points => None,
+                FeedSetting::Samples { .. } | FeedSetting::Points { .. } => None,
             },
             bucket: self.bucket,
             aggregate: self.aggregate,
@@ -373,6 +392,7 @@ impl Settings<'_> {
             direction: Direction::side(self.direction).map_err(from_core)?,
             min_effect: self.min_effect,
             min_relative_effect: self.min_relative_effect,
+            features: self.features().to_vec(),
         })
         .map_err(from_core)?;
         Ok(())

@@ -7,7 +7,7 @@ use crate::{
     detector::{
         alerts::{AlertBook, StoredAlerts},
         catalog::DetectorRow,
-        sampling::Reading,
+        sampling::{Reading, read_features},
         scan::{Judging, read_points},
         states::EntityStates,
     },
@@ -133,6 +133,7 @@ impl LateWindow {
         }
         let mut rows = 0u64;
         let mut entity = Vec::new();
+        let mut features = vec![f64::NAN; row.features().len()];
         read_points(row, begin, self.watermark, &mut |read| {
             rows += 1;
             if rows.is_multiple_of(TICK_ROWS) {
@@ -146,7 +147,8 @@ impl LateWindow {
             read.with_bytes(2, |name| entity.extend_from_slice(name));
             // Points of entities that are not modelled are counted when they are new.
             if let Some(position) = states.position_if_room(&entity)? {
-                self.note(position, &reading);
+                read_features(read, &mut features);
+                self.note(position, &reading, &features);
             }
             Ok(())
         })?;
@@ -217,13 +219,13 @@ impl LateWindow {
     }
 
     /// Takes note of a point that is judged.
-    pub fn take(&mut self, position: usize, reading: &Reading) {
+    pub fn take(&mut self, position: usize, reading: &Reading, features: &[f64]) {
         self.points_again += i64::from(self.is_past(reading));
-        self.note(position, reading);
+        self.note(position, reading, features);
     }
 
-    fn note(&mut self, position: usize, reading: &Reading) {
-        let Some(point) = reading.point() else { return };
+    fn note(&mut self, position: usize, reading: &Reading, features: &[f64]) {
+        let Some(point) = reading.point(features) else { return };
         let after =
             self.checkpoints.iter().rposition(|&at| !is_before(reading, at)).unwrap_or_default();
         self.at(position).now[after].add(&point);

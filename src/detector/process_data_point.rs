@@ -3,9 +3,11 @@
 //! Its detectors are those without a source. The point is kept in `anomaly.sample`, so that they
 //! can be trained on what they were shown.
 
+use std::collections::BTreeSet;
+
 use anomaly_core::Point;
 use pgrx::{JsonB, datum::TimestampWithTimeZone, pg_sys::panic::ErrorReport, prelude::*};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     detector::{
@@ -23,12 +25,30 @@ use crate::{
 const DAY: i64 = 86_400_000_000;
 const NOT_METRICS: [&str; 4] = ["timestamp", "entity_id", "entity_type", "features"];
 
+/// Whether keys of a data point can be features of this metric.
+///
+/// # Errors
+/// 22023 for the keys that have another meaning and for the metric itself.
+pub fn check_features(features: &[String], metric: &str) -> SqlResult<()> {
+    for name in features {
+        if NOT_METRICS.contains(&name.as_str()) || name == metric {
+            return Err(invalid(
+                format!("key \"{name}\" of a data point cannot be a feature of \"{metric}\""),
+                "name other keys, those of numbers that are judged together with the metric",
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// A point as it came: metric values by name, with the keys timestamp, entity_id, entity_type.
 struct DataPoint<'a> {
     at: i64,
     entity: String,
     entity_type: Option<&'a str>,
     metrics: Vec<(&'a str, &'a Value)>,
+    /// The object under the key features: numbers that are no metrics.
+    features: Option<&'a Map<String, Value>>,
 }
 
 impl<'a> DataPoint<'a> {
@@ -71,6 +91,16 @@ impl<'a> DataPoint<'a> {
                 ));
             }
         };
+        let features = match map.get("features") {
+            None | Some(Value::Null) => None,
+            Some(Value::Object(features)) => Some(features),
+            Some(other) => {
+                return Err(invalid(
+                    format!("features {other} is not an object"),
+                    r#"for example "features": {"errors": 3, "weekend": false}"#,
+                ));
+            }
+        };
         let metrics = map
             .iter()
             .filter(|(key, _)| !NOT_METRICS.contains(&key.as_str()))
@@ -81,7 +111,49 @@ impl<'a> DataPoint<'a> {
             entity,
             entity_type: map.get("entity_type").and_then(Value::as_str),
             metrics,
+            features,
         })
+    }
+
+    /// The number under a key, within the object `features` or among the metrics; NaN for one that is
+    /// missing or null.
+    ///
+    /// # Errors
+    /// 22023 naming the key for what is no number, true or false.
+    fn feature(&self, name: &str) -> SqlResult<f64> {
+        let metric = || self.metrics.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+        let Some(value) = self.features.and_then(|map| map.get(name)).or_else(metric) else {
+            return Ok(f64::NAN);
+        };
+        let number = match value {
+            Value::Null => Some(f64::NAN),
+            Value::Bool(flag) => Some(f64::from(u8::from(*flag))),
+            Value::Number(number) => number.as_f64(),
+            Value::String(text) => text.trim().parse().ok(),
+            Value::Array(_) | Value::Object(_) => None,
+        };
+        number.ok_or_else(|| {
+            invalid(
+                format!("feature \"{name}\" is {value}, not a number"),
+                "give a JSON number, true, false or null, or leave it out",
+            )
+        })
+    }
+
+    /// Those of these features that are numbers, as they are kept: JSON has no infinity, its text is
+    /// read as one. `None` where there is none. Whoever judges by one that is no number says so.
+    fn kept_features(&self, names: &BTreeSet<String>) -> Option<JsonB> {
+        let mut kept = Map::new();
+        for name in names {
+            let value = self.feature(name).unwrap_or(f64::NAN);
+            let json = match serde_json::Number::from_f64(value) {
+                Some(number) => Value::Number(number),
+                None if value.is_nan() => continue,
+                None => Value::from(if value > 0.0 { "Infinity" } else { "-Infinity" }),
+            };
+            kept.insert(name.clone(), json);
+        }
+        (!kept.is_empty()).then_some(JsonB(Value::Object(kept)))
     }
 }
 
@@ -150,19 +222,24 @@ fn process_data_point(
     for (metric, value) in &data.metrics {
         let detectors = internal_rights::with(|| {
             sql::rows(
-                "SELECT detector FROM anomaly.detector WHERE source_kind = 'points' AND enabled \
-                 AND metric_name = $1 AND owner = $2::oid \
-                 AND ($3 IS NULL OR anomaly_type = ANY ($3)) ORDER BY detector",
+                "SELECT detector, enabled AND ($3 IS NULL OR anomaly_type = ANY ($3)), \
+                    feature_columns \
+                 FROM anomaly.detector WHERE source_kind = 'points' \
+                 AND metric_name = $1 AND owner = $2::oid ORDER BY detector",
                 &[(*metric).into(), caller.into(), anomaly_types.clone().into()],
-                |row| row.must::<String>(1),
+                |row| {
+                    Ok((row.must::<String>(1)?, row.must::<bool>(2)?, row.must::<Vec<String>>(3)?))
+                },
             )
         })?;
-        if detectors.is_empty() {
+        if !detectors.iter().any(|(_, judges, _)| *judges) {
             continue;
         }
         let Some(value) = metric_value(metric, value)? else { continue };
-        keep_sample(metric, &data, value, caller)?;
-        for detector in detectors {
+        // One sample is for all of them, those that do not judge now too.
+        let features = detectors.iter().flat_map(|(_, _, features)| features).cloned().collect();
+        keep_sample(metric, &data, value, data.kept_features(&features), caller)?;
+        for (detector, ..) in detectors.into_iter().filter(|(_, judges, _)| *judges) {
             alerts.extend(judge_one(&detector, &data, value)?);
         }
     }
@@ -211,6 +288,8 @@ fn judge_one(detector: &str, data: &DataPoint, value: f64) -> SqlResult<Vec<i64>
         entity_type: data.entity_type.map(str::to_owned).or(row.entity_type.clone()),
         ..row
     };
+    let features: Vec<f64> =
+        row.features().iter().map(|name| data.feature(name)).collect::<SqlResult<_>>()?;
     let Some(model) = &row.model else {
         // The first points are learned from anomaly.sample, this one among them.
         train::execute_all(&row)?;
@@ -231,7 +310,7 @@ fn judge_one(detector: &str, data: &DataPoint, value: f64) -> SqlResult<Vec<i64>
         Some(decode_shared(&core, detector, &model.payload)?)
     };
     let mut book = AlertBook::default();
-    let point = Point::new(data.at, value);
+    let point = Point { features: &features, ..Point::new(data.at, value) };
     let anomalous = judge(&row, &core, shared.as_ref(), &mut states, &mut book, entity, point)?;
     let stored = finish(&row, &core, &mut states, book, model.version, None)?;
     internal_rights::with(|| {
@@ -256,16 +335,23 @@ fn judge_one(detector: &str, data: &DataPoint, value: f64) -> SqlResult<Vec<i64>
 }
 
 /// Keeps the point as training history, if the ring still has a slot for its day.
-fn keep_sample(metric: &str, data: &DataPoint, value: f64, owner: pg_sys::Oid) -> SqlResult<()> {
+fn keep_sample(
+    metric: &str,
+    data: &DataPoint,
+    value: f64,
+    features: Option<JsonB>,
+    owner: pg_sys::Oid,
+) -> SqlResult<()> {
     let age = session::now() - data.at;
     if age >= i64::from(SAMPLE_SLOTS - 1) * DAY || age < -DAY {
         return Ok(());
     }
     internal_rights::with(|| {
         sql::execute(
-            "INSERT INTO anomaly.sample (slot, owner, metric, entity, at, value) \
-             VALUES ($1, $2::oid, $3, $4, $5, $6) \
-             ON CONFLICT (owner, metric, at, entity, slot) DO UPDATE SET value = EXCLUDED.value",
+            "INSERT INTO anomaly.sample (slot, owner, metric, entity, at, value, features) \
+             VALUES ($1, $2::oid, $3, $4, $5, $6, $7) \
+             ON CONFLICT (owner, metric, at, entity, slot) \
+             DO UPDATE SET value = EXCLUDED.value, features = EXCLUDED.features",
             &[
                 sample_slot(data.at.div_euclid(DAY)).into(),
                 owner.into(),
@@ -273,6 +359,7 @@ fn keep_sample(metric: &str, data: &DataPoint, value: f64, owner: pg_sys::Oid) -
                 data.entity.as_str().into(),
                 sql::timestamptz(data.at)?.into(),
                 value.into(),
+                features.into(),
             ],
         )
     })?;

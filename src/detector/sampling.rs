@@ -74,46 +74,55 @@ impl Aggregate {
         self == Aggregate::Count
     }
 
-    /// The call over `p.value` of rows `p`, whose times are `p.at`.
-    fn call(self, has_value: bool) -> String {
+    /// What is made of further columns, which nobody counts.
+    fn of_features(self) -> Aggregate {
+        if self.counts() { Aggregate::Avg } else { self }
+    }
+
+    /// The call over column `x` of rows `p`, whose times are `p.at`; over the rows without a column.
+    fn call(self, x: Option<&str>) -> String {
+        let Some(x) = x else { return "pg_catalog.count(*)".to_owned() };
         match self {
-            Aggregate::Avg => scaled("pg_catalog.avg", "pg_catalog.count(p.value)"),
-            Aggregate::Sum => scaled("pg_catalog.sum", "1"),
-            Aggregate::Count if !has_value => "pg_catalog.count(*)".to_owned(),
-            Aggregate::Count => "pg_catalog.count(p.value)".to_owned(),
-            Aggregate::CountDistinct => "pg_catalog.count(DISTINCT p.value)".to_owned(),
-            Aggregate::Min => "pg_catalog.min(p.value)".to_owned(),
-            Aggregate::Max => "pg_catalog.max(p.value)".to_owned(),
+            Aggregate::Avg => scaled("pg_catalog.avg", x, &format!("pg_catalog.count({x})")),
+            Aggregate::Sum => scaled("pg_catalog.sum", x, "1"),
+            Aggregate::Count => format!("pg_catalog.count({x})"),
+            Aggregate::CountDistinct => format!("pg_catalog.count(DISTINCT {x})"),
+            Aggregate::Min => format!("pg_catalog.min({x})"),
+            Aggregate::Max => format!("pg_catalog.max({x})"),
             // Of large values, the squares are beyond all numbers: no finite answer.
             Aggregate::Stddev => format!(
-                "CASE WHEN pg_catalog.bool_or({IS_LARGE}) THEN 'NaN' \
-                 ELSE pg_catalog.stddev_samp(p.value) FILTER (WHERE NOT ({IS_LARGE})) END"
+                "CASE WHEN pg_catalog.bool_or({large}) THEN 'NaN' \
+                 ELSE pg_catalog.stddev_samp({x}) FILTER (WHERE NOT ({large})) END",
+                large = is_large(x)
             ),
             Aggregate::Quantile(q) => {
-                format!("pg_catalog.percentile_cont({q:?}) WITHIN GROUP (ORDER BY p.value)")
+                format!("pg_catalog.percentile_cont({q:?}) WITHIN GROUP (ORDER BY {x})")
             }
-            Aggregate::First => latest("p.at, p.value"),
-            Aggregate::Last => latest("p.at DESC, p.value DESC"),
+            Aggregate::First => latest(x, &format!("p.at, {x}")),
+            Aggregate::Last => latest(x, &format!("p.at DESC, {x} DESC")),
         }
     }
 }
 
 /// Core's sums raise an error where they exceed the largest number, and its averages where a square
 /// does: for values of this size (and for NaN and infinities) they are not used.
-const IS_LARGE: &str = "pg_catalog.abs(p.value) OPERATOR(pg_catalog.>=) '1e140'::pg_catalog.float8";
+fn is_large(x: &str) -> String {
+    format!("pg_catalog.abs({x}) OPERATOR(pg_catalog.>=) '1e140'::pg_catalog.float8")
+}
 /// What large values are divided by meanwhile: a power of two, so that no digit is lost.
 const SCALE: f64 = f64::from_bits((1023 + 664) << 52);
 
-/// The sum of the values over `divisor`, infinite where it exceeds the largest number. `aggregate` is
-/// what core has for values that are not large.
-fn scaled(aggregate: &str, divisor: &str) -> String {
+/// The sum of the values of column `x` over `divisor`, infinite where it exceeds the largest number.
+/// `aggregate` is what core has for values that are not large.
+fn scaled(aggregate: &str, x: &str, divisor: &str) -> String {
+    let is_large = is_large(x);
     let scale = format!("'{SCALE:e}'::pg_catalog.float8");
     let max = format!("'{:e}'::pg_catalog.float8", f64::MAX / SCALE);
-    let small = format!("FILTER (WHERE NOT ({IS_LARGE}))");
+    let small = format!("FILTER (WHERE NOT ({is_large}))");
     let large =
-        format!("pg_catalog.sum(p.value OPERATOR(pg_catalog./) {scale}) FILTER (WHERE {IS_LARGE})");
+        format!("pg_catalog.sum({x} OPERATOR(pg_catalog./) {scale}) FILTER (WHERE {is_large})");
     // A sum that is too small to be divided does not matter beside large values.
-    let rest = format!("pg_catalog.sum(p.value) {small}");
+    let rest = format!("pg_catalog.sum({x}) {small}");
     let rest = format!(
         "CASE WHEN pg_catalog.abs({rest}) OPERATOR(pg_catalog.>=) 1 \
          THEN {rest} OPERATOR(pg_catalog./) {scale} ELSE 0 END"
@@ -123,17 +132,28 @@ fn scaled(aggregate: &str, divisor: &str) -> String {
          OPERATOR(pg_catalog./) ({divisor})::pg_catalog.float8)"
     );
     format!(
-        "CASE WHEN {large} IS NULL THEN {aggregate}(p.value) {small} \
+        "CASE WHEN {large} IS NULL THEN {aggregate}({x}) {small} \
          WHEN pg_catalog.abs({total}) OPERATOR(pg_catalog.<=) {max} \
          THEN {total} OPERATOR(pg_catalog.*) {scale} \
          ELSE {total} OPERATOR(pg_catalog.*) 'Infinity'::pg_catalog.float8 END"
     )
 }
 
-fn latest(order: &str) -> String {
-    format!(
-        "(pg_catalog.array_agg(p.value ORDER BY {order}) FILTER (WHERE p.value IS NOT NULL))[1]"
-    )
+fn latest(x: &str, order: &str) -> String {
+    format!("(pg_catalog.array_agg({x} ORDER BY {order}) FILTER (WHERE {x} IS NOT NULL))[1]")
+}
+
+/// Names of further columns, to follow those of `at, value, entity, trials` in a list.
+pub fn feature_names(features: usize, prefix: &str) -> String {
+    (1..=features).map(|i| format!(", {prefix}f{i}")).collect()
+}
+
+/// The further columns of a row, which follow those that [`Sampling::read`] reads; NaN for NULL, a
+/// missing one.
+pub fn read_features(row: &stream::Row, features: &mut [f64]) {
+    for (column, feature) in (4..).zip(features) {
+        *feature = row.float8(column).unwrap_or(f64::NAN);
+    }
 }
 
 /// What a caller asked for, unchecked.
@@ -236,15 +256,16 @@ impl Sampling {
         })
     }
 
-    /// Hands over the point of a reading, after what stands in for the buckets that are missing
-    /// before it. A reading without a value is itself a missing one.
+    /// Hands over the point of a reading and its further columns, after what stands in for the buckets
+    /// that are missing before it. A reading without a value is itself a missing one.
     pub fn arrive(
         &self,
         state: &mut EntityState,
         reading: &Reading,
+        features: &[f64],
         each: &mut Each,
     ) -> SqlResult<()> {
-        let Some(point) = reading.point() else { return Ok(()) };
+        let Some(point) = reading.point(features) else { return Ok(()) };
         match (&self.gaps, reading.index) {
             (Some(gaps), Some(index)) => {
                 gaps.arrive(state, |s| &mut s.presence, index, &point, each)
@@ -268,9 +289,9 @@ impl Sampling {
         self.gaps.as_ref().is_some_and(Gaps::fills_at_once)
     }
 
-    /// Rows `p (at, value, entity, trials)` as points of these columns, one a bucket and entity; the
-    /// rows themselves where there are no buckets.
-    pub fn aggregated(&self, rows: &str, has_value: bool) -> String {
+    /// Rows `p (at, value, entity, trials, further columns)` as points of these columns, one a bucket
+    /// and entity; the rows themselves where there are no buckets.
+    pub fn aggregated(&self, rows: &str, has_value: bool, features: usize) -> String {
         let Some(bucket) = &self.bucket else { return rows.to_owned() };
         let local = || format!("pg_catalog.timezone({}, p.at)", spi::quote_literal(bucket.zone()));
         let bin = match bucket.length() {
@@ -317,12 +338,17 @@ impl Sampling {
             );
             (value, trials)
         } else {
-            (self.aggregate.call(has_value), "NULL".to_owned())
+            (self.aggregate.call(has_value.then_some("p.value")), "NULL".to_owned())
         };
+        let of_features: String = (1..=features)
+            .map(|i| self.aggregate.of_features().call(Some(&format!("p.f{i}"))))
+            .map(|value| format!(", ({value})::pg_catalog.float8"))
+            .collect();
         format!(
             "SELECT {bin}, ({value})::pg_catalog.float8, COALESCE(p.entity, ''), \
-                ({trials})::pg_catalog.float8 \
-             FROM ({rows}) AS p (at, value, entity, trials) GROUP BY 1, 3"
+                ({trials})::pg_catalog.float8{of_features} \
+             FROM ({rows}) AS p (at, value, entity, trials{}) GROUP BY 1, 3",
+            feature_names(features, "")
         )
     }
 
@@ -347,7 +373,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    pub fn point(&self) -> Option<Point<'static>> {
-        Some(Point { trials: self.trials, ..Point::new(self.at, self.value?) })
+    pub fn point<'a>(&self, features: &'a [f64]) -> Option<Point<'a>> {
+        Some(Point { at: self.at, value: self.value?, trials: self.trials, features })
     }
 }

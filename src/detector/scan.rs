@@ -14,6 +14,7 @@ use crate::{
         batch::Batch,
         catalog::{DetectorRow, Feed},
         late::LateWindow,
+        sampling::read_features,
         source::read_query,
         states::{EntityStates, decode_shared},
         train,
@@ -249,27 +250,28 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
         None => from,
     };
     let mut rows_judged = 0u64;
-    let mut judge_all = |states: &mut EntityStates,
-                         batch: &mut Batch,
-                         late: &mut Option<LateWindow>| {
-        batch.drain(states.len(), &mut |position, reading| {
-            rows_judged += 1;
-            if rows_judged.is_multiple_of(TICK_ROWS) {
-                worker::progress_report(rows_judged as i64);
-            }
-            let (name, state) = states.at(&row.detector, &core, position)?;
-            if let Some(late) = late {
-                judging.again = late.replays(position);
-                let next = Some(reading);
-                late.pass_checkpoints(&row, position, name, state, next, &mut judging)?;
-            }
-            row.sampling
-                .arrive(state, reading, &mut |state, arrival| judging.judge(name, state, &arrival))
-        })
-    };
+    let mut judge_all =
+        |states: &mut EntityStates, batch: &mut Batch, late: &mut Option<LateWindow>| {
+            batch.drain(states.len(), &mut |position, reading, features| {
+                rows_judged += 1;
+                if rows_judged.is_multiple_of(TICK_ROWS) {
+                    worker::progress_report(rows_judged as i64);
+                }
+                let (name, state) = states.at(&row.detector, &core, position)?;
+                if let Some(late) = late {
+                    judging.again = late.replays(position);
+                    let next = Some(reading);
+                    late.pass_checkpoints(&row, position, name, state, next, &mut judging)?;
+                }
+                row.sampling.arrive(state, reading, features, &mut |state, arrival| {
+                    judging.judge(name, state, &arrival)
+                })
+            })
+        };
     let mut rows_read = 0u64;
     let mut entity = Vec::new();
     let mut batch = Batch::default();
+    let mut features = vec![f64::NAN; row.features().len()];
     read_points(&row, begin, until, &mut |read| {
         let reading = row.sampling.read(read);
         let past = late.as_ref().zip(reading.as_ref()).is_some_and(|(late, r)| late.is_past(r));
@@ -288,13 +290,14 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
         let position =
             if past { states.position_if_room(&entity) } else { states.position(&entity) };
         let Some(position) = position? else { return Ok(()) };
+        read_features(read, &mut features);
         if let Some(late) = &mut late {
             if past && !late.replays(position) {
                 return Ok(());
             }
-            late.take(position, &reading);
+            late.take(position, &reading, &features);
         }
-        if batch.push(position, reading) {
+        if batch.push(position, reading, &features) {
             judge_all(&mut states, &mut batch, &mut late)?;
         }
         Ok(())
@@ -407,7 +410,7 @@ pub fn read_points(
                 _ => Ok(()),
             })
         }
-        Feed::Samples | Feed::Points => {
+        Feed::Samples | Feed::Points { .. } => {
             // Few slots named keep the planner from looking at all of the ring.
             let (first, last) = (from.div_euclid(DAY as i64), until.div_euclid(DAY as i64));
             let slots = if last - first < i64::from(SAMPLE_SLOTS) - 1 {
@@ -417,19 +420,19 @@ pub fn read_points(
             } else {
                 String::new()
             };
+            let features: String = (4..)
+                .zip(row.features())
+                .map(|(i, _)| format!(", (features ->> ${i})::float8"))
+                .collect();
             let query = format!(
-                "SELECT at, value, entity, NULL::float8 FROM anomaly.sample WHERE owner = {}::oid \
-                 AND metric = $3 AND at > $1 AND at <= $2 {slots} ORDER BY at",
+                "SELECT at, value, entity, NULL::float8{features} FROM anomaly.sample \
+                 WHERE owner = {}::oid AND metric = $3 AND at > $1 AND at <= $2 {slots} ORDER BY at",
                 row.owner.to_u32()
             );
             let [from, until] = bounds;
-            internal_rights::with(|| {
-                stream::for_each_row(
-                    &query,
-                    &[from, until, stream::Param::Text(&row.metric_name)],
-                    each,
-                )
-            })
+            let mut params = vec![from, until, stream::Param::Text(&row.metric_name)];
+            params.extend(row.features().iter().map(|name| stream::Param::Text(name)));
+            internal_rights::with(|| stream::for_each_row(&query, &params, each))
         }
     }
 }

@@ -4,7 +4,7 @@ use pgrx::{PgSqlErrorCode, Spi, pg_sys, spi};
 
 use crate::{
     detector::sampling::{Aggregate, Sampling},
-    error::{SqlResult, invalid, report},
+    error::{SqlResult, invalid, report, required},
     pg::{catalog::base_type, parse::check_single_select},
     sql,
 };
@@ -133,6 +133,7 @@ impl Source {
         for column in &self.columns {
             let name = Some(column.name.as_str());
             if ![named.value, named.at, named.trials].contains(&name)
+                && !named.features.contains(&column.name)
                 && is_text_like(column.base_type)?
             {
                 return Ok(name);
@@ -155,6 +156,8 @@ pub struct Columns {
     pub entity: Option<String>,
     /// The denominators of a ratio.
     pub trials: Option<String>,
+    /// Judged together with the value.
+    pub features: Vec<String>,
 }
 
 /// The columns that a caller named.
@@ -164,6 +167,16 @@ pub struct Named<'a> {
     pub at: Option<&'a str>,
     pub entity: Option<&'a str>,
     pub trials: Option<&'a str>,
+    pub features: &'a [String],
+}
+
+/// The names of an argument `features`; none for NULL.
+///
+/// # Errors
+/// 22004 for a NULL among them.
+pub fn feature_names(features: Option<Vec<Option<String>>>) -> SqlResult<Vec<String>> {
+    let features = features.unwrap_or_default();
+    features.into_iter().map(|name| required(name, "an element of features")).collect()
 }
 
 impl Columns {
@@ -171,9 +184,13 @@ impl Columns {
     /// the first numeric column.
     ///
     /// # Errors
-    /// 42703 for a name that is not there, 42804 for a type that cannot be used.
+    /// 42703 for a name that is not there, 42804 for a type that cannot be used, 22023 for a feature
+    /// that is the value.
     pub fn choose(source: &Source, named: &Named, sampling: &Sampling) -> SqlResult<Columns> {
-        let Named { value, at, entity, trials } = *named;
+        let Named { value, at, entity, trials, features } = *named;
+        for name in features {
+            feature(source, name)?;
+        }
         let pick =
             |name: Option<&str>, role: &str, kinds: &str, fits: fn(pg_sys::Oid) -> bool| match name
             {
@@ -182,20 +199,15 @@ impl Columns {
                     if fits(column.base_type) {
                         return Ok(column.name.clone());
                     }
-                    Err(report(
-                        PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
-                        format!(
-                            "column \"{name}\" of type {} cannot be used as {role}",
-                            column.type_name
-                        ),
-                    )
-                    .set_hint(format!("{role} takes a column of type {kinds}")))
+                    Err(unfit(column, role, kinds))
                 }
                 None => source
                     .columns
                     .iter()
                     .find(|c| {
-                        fits(c.base_type) && ![entity, trials].contains(&Some(c.name.as_str()))
+                        fits(c.base_type)
+                            && ![entity, trials].contains(&Some(c.name.as_str()))
+                            && !features.contains(&c.name)
                     })
                     .map(|c| c.name.clone())
                     .ok_or_else(|| {
@@ -223,11 +235,48 @@ impl Columns {
         let entity = entity.map(|name| source.column(name).map(|c| c.name.clone())).transpose()?;
         let trials =
             trials.map(|name| pick(Some(name), "trials", NUMBERS, is_number)).transpose()?;
-        Ok(Columns { value, at, entity, trials })
+        if let Some(name) = value.as_ref().filter(|name| features.contains(name)) {
+            return Err(invalid(
+                format!("feature \"{name}\" is the value itself"),
+                "name other columns that are judged together with the value",
+            ));
+        }
+        Ok(Columns { value, at, entity, trials, features: features.to_vec() })
     }
 }
 
 const NUMBERS: &str = "smallint to bigint, numeric, real or double";
+
+fn unfit(column: &Column, role: &str, kinds: &str) -> pg_sys::panic::ErrorReport {
+    report(
+        PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+        format!("column \"{}\" of type {} cannot be used as {role}", column.name, column.type_name),
+    )
+    .set_hint(format!("{role} takes a column of type {kinds}"))
+}
+
+/// The expression of a further column, a float8.
+///
+/// # Errors
+/// 42703 for a name that is not there, 42804 for a type that is no magnitude.
+fn feature(source: &Source, name: &str) -> SqlResult<String> {
+    let column = source.column(name)?;
+    match column.base_type {
+        pg_sys::BOOLOID => {
+            Ok(format!("(({})::pg_catalog.int4)::pg_catalog.float8", quoted(&column.name)))
+        }
+        oid if is_number(oid) => Ok(format!("({})::pg_catalog.float8", quoted(&column.name))),
+        // A text is a category, and no magnitude that could be far from another.
+        _ => Err(unfit(
+            column,
+            "features",
+            &format!(
+                "{NUMBERS}, or boolean; of a category, a query can make one: \
+                 SELECT …, plan = 'free' AS is_free FROM …"
+            ),
+        )),
+    }
+}
 
 /// The query that reads points of a window, its columns those that [`Sampling::read`] takes, in the
 /// order of time. Its parameters are the window's bounds: `$1` exclusive and `$2` inclusive for rows,
@@ -260,7 +309,8 @@ pub fn read_query(
     let rows = format!(
         "{rows} WHERE {at} OPERATOR(pg_catalog.>=) {from} AND {at} OPERATOR(pg_catalog.<) {until}"
     );
-    Ok(format!("{} ORDER BY 1", sampling.aggregated(&rows, columns.value.is_some())))
+    let points = sampling.aggregated(&rows, columns.value.is_some(), columns.features.len());
+    Ok(format!("{points} ORDER BY 1"))
 }
 
 /// The query that reads all points with a finite time, with the columns of [`read_query`], in no
@@ -276,11 +326,11 @@ pub fn read_all_query(
         select_rows(source, columns, sampling, time_zone)?,
         quoted(&columns.at)
     );
-    Ok(sampling.aggregated(&rows, columns.value.is_some()))
+    Ok(sampling.aggregated(&rows, columns.value.is_some(), columns.features.len()))
 }
 
-/// Columns `at timestamptz, value, entity text, trials float8`; the value is a float8 unless it is
-/// to be counted.
+/// Columns `at timestamptz, value, entity text, trials float8`, then the further ones, float8; the
+/// value is a float8 unless it is to be counted.
 fn select_rows(
     source: &Source,
     columns: &Columns,
@@ -317,9 +367,14 @@ fn select_rows(
         }
         None => "NULL".to_owned(),
     };
+    let mut features = String::new();
+    for name in &columns.features {
+        features.push_str(", ");
+        features.push_str(&feature(source, name)?);
+    }
     Ok(format!(
         "SELECT ({at})::pg_catalog.timestamptz, {value}, {entity}, \
-            ({trials})::pg_catalog.float8 FROM {} AS q",
+            ({trials})::pg_catalog.float8{features} FROM {} AS q",
         source.table_expression()
     ))
 }

@@ -9,6 +9,7 @@ use crate::{
     detector::{
         catalog::DetectorRow,
         models::{self, Standing, Version},
+        sampling::read_features,
         scan::{lock, read_points},
         states::EntityStates,
     },
@@ -124,6 +125,7 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
         Ok(())
     };
     let mut entity = Vec::new();
+    let mut features = vec![f64::NAN; row.features().len()];
     read_points(row, from, until, &mut |read| {
         rows_read += 1;
         if rows_read.is_multiple_of(TICK_ROWS) {
@@ -136,7 +138,10 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
         entity.clear();
         read.with_bytes(2, |name| entity.extend_from_slice(name));
         let Some((_, state)) = states.get(&row.detector, &core, &entity)? else { return Ok(()) };
-        row.sampling.arrive(state, &reading, &mut |state, arrival| learn(&entity, state, arrival))
+        read_features(read, &mut features);
+        row.sampling.arrive(state, &reading, &features, &mut |state, arrival| {
+            learn(&entity, state, arrival)
+        })
     })?;
     if row.sampling.fills_silence() {
         states.for_each(&row.detector, &core, &mut |name, state| {

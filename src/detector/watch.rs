@@ -15,7 +15,7 @@ use crate::{
         create_detector::{FeedSetting, Settings, create},
         sampling::{Sampling, Wanted},
         scan::lock,
-        source::{Columns, Named, Source},
+        source::{Columns, Named, Source, feature_names},
         train,
     },
     error::{SqlResult, not_null},
@@ -59,6 +59,7 @@ fn watch(
     aggregate: default!(Option<&str>, "'avg'"),
     on_missing: default!(Option<&str>, "NULL"),
     late_window: default!(Option<Interval>, "'0'"),
+    features: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<
     TableIterator<
         'static,
@@ -92,8 +93,10 @@ fn watch(
     );
     let sampling =
         Sampling::check(&Wanted { kind, trials, bucket, aggregate, on_missing, time_zone })?;
+    let features = &feature_names(features)?;
     let resolved = Source::resolve(source)?;
-    let columns = Columns::choose(&resolved, &Named { value, at, entity, trials }, &sampling)?;
+    let named = Named { value, at, entity, trials, features };
+    let columns = Columns::choose(&resolved, &named, &sampling)?;
     let every = match (every, cron) {
         (None, None) => Some(
             Interval::new(0, 0, 60_000_000)
@@ -129,6 +132,7 @@ fn watch(
                 at: Some(&columns.at),
                 entity: columns.entity.as_deref(),
                 trials: columns.trials.as_deref(),
+                features,
             },
         },
         every,
@@ -156,7 +160,7 @@ fn watch(
 
     let row = DetectorRow::load(&detector)?;
     let mut chosen = format!(
-        "{}: {}, at {}, {}; {}, {schedule}; {}",
+        "{}: {}{}, at {}, {}; {}, {schedule}; {}",
         if resolved.relation.is_some() { resolved.text.as_str() } else { "query" },
         match (&columns.value, bucket) {
             (value, Some(bucket)) => format!(
@@ -165,6 +169,10 @@ fn watch(
                 interval_text(bucket)?
             ),
             (value, None) => format!("value {}", value.as_deref().unwrap_or_default()),
+        },
+        match features.as_slice() {
+            [] => String::new(),
+            features => format!(" with {}", features.join(", ")),
         },
         columns.at,
         match &columns.entity {

@@ -139,6 +139,7 @@ SELECT public.model_info(m), public.anomaly_score(m, '{41, 90}'), public.anomaly
 SELECT rows, expected, lower, upper, is_anomaly FROM public.volume_check('data.points', 'at', '1 hour', 'UNTIL') ORDER BY bucket_start LIMIT 5;
 SELECT * FROM public.detect_anomalies('data.points', value => 'v', at => 'at', entity => 'e', threshold => 5) OFFSET 90 LIMIT 20;
 SELECT is_anomaly, deviation FROM public.detect_anomalies('SELECT at, v FROM data.points', strategy => 'iqr') OFFSET 190;
+SELECT is_anomaly, deviation FROM public.detect_anomalies('data.points', value => 'v', features => '{i,ok}', strategy => 'random_cut_forest', bucket => '30 minutes', aggregate => 'stddev') OFFSET 2 LIMIT 6;
 AGGREGATES
 SELECT * FROM public.detect_periods((SELECT pg_catalog.array_agg(v ORDER BY i) FROM data.points));
 SELECT * FROM public.decompose((SELECT pg_catalog.array_agg(v ORDER BY i) FROM data.points WHERE i OPERATOR(pg_catalog.<) 40)) LIMIT 5;
@@ -166,6 +167,10 @@ SELECT detector, severity FROM anomaly.process_data_point('{"load": 1.1, "entity
 SELECT detector, severity FROM anomaly.process_data_point('{"load": 1.2, "entity_id": "a"}');
 SELECT detector, severity FROM anomaly.process_data_point('{"load": 1.1, "entity_id": "a"}');
 SELECT detector, severity FROM anomaly.process_data_point('{"load": 99, "entity_id": "a"}', ARRAY['system_cpu']);
+SELECT anomaly.create_detector('system_cpu', 'random_cut_forest', 'busy', features => '{users}', min_data_points => 3, name => 'featured');
+SELECT detector, severity FROM anomaly.process_data_point('{"busy": 1, "users": 10}');
+SELECT detector, severity FROM anomaly.process_data_point('{"busy": 2, "features": {"users": "11"}}');
+SELECT metric, value, features FROM anomaly.samples WHERE metric OPERATOR(pg_catalog.=) 'busy' ORDER BY at;
 SELECT detector, status, enabled, strategy, metric_name, source, threshold, params, points_processed, anomalies_detected, model_version, trained_rows, entities FROM anomaly.detectors ORDER BY detector;
 SELECT detector, status, severity, entity, points, value, expected, lower, upper, deviation, description, suggestion, is_critical FROM anomaly.alerts ORDER BY detector, entity;
 SELECT detector, version, active, entities, shared_bytes FROM anomaly.models ORDER BY detector, version;
@@ -202,7 +207,7 @@ SELECT metric, unit, detector, next_step FROM anomaly.monitor_system(every => '1
 SELECT anomaly.disable_monitor('system'), anomaly.enable_monitor('system'), anomaly.enable_monitor('no such');
 CALL anomaly.run_due();
 SELECT anomaly.drop_monitor('system'), anomaly.drop_monitor('system');
-SELECT anomaly.drop_detector('created'), anomaly.drop_detector('watched'), anomaly.drop_detector('created'), anomaly.drop_detector('system_cpu_statistical_mad_load');
+SELECT anomaly.drop_detector('created'), anomaly.drop_detector('watched'), anomaly.drop_detector('created'), anomaly.drop_detector('system_cpu_statistical_mad_load'), anomaly.drop_detector('featured');
 };
 my $aggregates = join "\n", map { "SELECT entity, value, status FROM public.detect_anomalies('data.points', value => 'v', bucket => '30 minutes', aggregate => '$_', on_missing => 'zero') OFFSET 2 LIMIT 6;" }
   qw(avg sum count count_distinct min max median p95 stddev first last);

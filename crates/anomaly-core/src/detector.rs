@@ -17,7 +17,7 @@ use crate::codec::{self, Reader};
 use crate::episode::{Episode, Observed, Transition};
 use crate::gaps::{Arrival, Presence};
 use crate::point::Point;
-use crate::strategy::{Context, EntityModel, Kind, Rule, Strategy, strategy};
+use crate::strategy::{Context, EntityModel, Kind, Rule, Strategy, strategy, taking_features};
 use crate::verdict::{Direction, Status, Tail, Verdict};
 use crate::{Error, Result};
 
@@ -65,6 +65,9 @@ pub struct DetectorConfig {
     pub min_effect: f64,
     /// The same as a share of the expected value.
     pub min_relative_effect: f64,
+    /// Names of the further columns that are judged together with the value: those of
+    /// [`Point::features`], in their order.
+    pub features: Vec<String>,
 }
 
 impl Default for DetectorConfig {
@@ -85,6 +88,7 @@ impl Default for DetectorConfig {
             direction: None,
             min_effect: 0.0,
             min_relative_effect: 0.0,
+            features: Vec::new(),
         }
     }
 }
@@ -148,6 +152,39 @@ fn at_least(name: &str, value: u64, least: u64) -> Result<()> {
     Err(Error::invalid(format!("{name} is {value}"), format!("{name} must be at least {least}.")))
 }
 
+/// `InvalidParameter` for further columns that the strategy does not look at, for more than it takes,
+/// and for one that is named twice.
+fn check_features(features: &[String], strategy: &dyn Strategy) -> Result<()> {
+    if features.is_empty() {
+        return Ok(());
+    }
+    let most = strategy.features();
+    if most == 0 {
+        return Err(Error::invalid(
+            format!("{} judges the value alone, without features", strategy.name()),
+            format!("Strategies that take features are {}.", taking_features()),
+        ));
+    }
+    if features.len() > most {
+        return Err(Error::invalid(
+            format!("{} features, more than {} takes", features.len(), strategy.name()),
+            format!("Name at most {most}."),
+        ));
+    }
+    for (i, name) in features.iter().enumerate() {
+        if name.is_empty() {
+            return Err(Error::invalid("the name of a feature is empty", "Name its column."));
+        }
+        if features[..i].contains(name) {
+            return Err(Error::invalid(
+                format!("feature \"{name}\" is named twice"),
+                "Name each feature once.",
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// When a point is an anomaly, by the threshold or else by the strategy's share of anomalous points or
 /// the promised rate of alerts.
 fn rule(config: &DetectorConfig, strategy: &dyn Strategy, points_per_day: f64) -> Rule {
@@ -196,6 +233,7 @@ impl Detector {
                 "Leave them out: what it tells lies on no side of what is expected.",
             ));
         }
+        check_features(&config.features, strategy.as_ref())?;
         if config.metric_name.is_empty() {
             return Err(Error::invalid("metric_name is empty", "Name what is measured."));
         }

@@ -155,17 +155,17 @@ impl Presence {
 
 /// What comes next in an entity's series.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Arrival {
-    Point(Point<'static>),
-    /// A point that stands in for one that is missing.
-    Filled(Point<'static>),
+pub enum Arrival<'a> {
+    Point(Point<'a>),
+    /// A point that stands in for one that is missing; further columns of it are missing too.
+    Filled(Point<'a>),
     /// Nothing, and that counts.
     Missing {
         at: i64,
     },
 }
 
-impl Arrival {
+impl Arrival<'_> {
     pub fn at(&self) -> i64 {
         match self {
             Arrival::Point(point) | Arrival::Filled(point) => point.at,
@@ -200,8 +200,8 @@ impl Gaps {
         state: &mut S,
         of: fn(&mut S) -> &mut Option<Presence>,
         index: i64,
-        point: &Point<'static>,
-        each: &mut dyn FnMut(&mut S, Arrival) -> std::result::Result<(), E>,
+        point: &Point,
+        each: &mut dyn FnMut(&mut S, Arrival<'_>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         of(state).get_or_insert_with(|| Presence::first(index));
         self.fill(state, of, index, Some(point), each)?;
@@ -218,7 +218,7 @@ impl Gaps {
         state: &mut S,
         of: fn(&mut S) -> &mut Option<Presence>,
         end: i64,
-        each: &mut dyn FnMut(&mut S, Arrival) -> std::result::Result<(), E>,
+        each: &mut dyn FnMut(&mut S, Arrival<'_>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         self.fill(state, of, end, None, each)
     }
@@ -229,7 +229,7 @@ impl Gaps {
         of: fn(&mut S) -> &mut Option<Presence>,
         end: i64,
         next: Option<&Point>,
-        each: &mut dyn FnMut(&mut S, Arrival) -> std::result::Result<(), E>,
+        each: &mut dyn FnMut(&mut S, Arrival<'_>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let Some(before) = *of(state) else { return Ok(()) };
         let next = next.filter(|point| point.value.is_finite());

@@ -11,6 +11,7 @@ use anomaly_core::strategy::{
 use anomaly_core::{
     Detector, DetectorConfig, Direction, Error, Phase, Point, Severity, Status, Transition, Verdict,
 };
+use common::available::defaults;
 use common::{Rng, config, context, trained, with_alpha, with_threshold};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -162,6 +163,38 @@ fn fault_i6_unknown_and_bad_parameters_are_refused() {
             panic!("{what} was accepted");
         };
         assert!(message.contains(what) && !hint.is_empty(), "{message}");
+    }
+}
+
+/// Strategies say themselves whether they look at further columns; the others must not ignore them.
+#[test]
+fn features_are_refused_where_they_would_be_ignored() {
+    let with = |strategy: &str, features: &[&str]| {
+        let features = features.iter().map(|name| (*name).to_owned()).collect();
+        Detector::new(DetectorConfig { features, ..defaults(strategy) }).map(|_| ())
+    };
+    let names: Vec<String> = (0..20).map(|i| format!("f{i}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for info in STRATEGIES.iter().filter(|s| s.is_available()) {
+        assert!(with(info.short_name, &[]).is_ok(), "{}", info.name);
+        if info.features == 0 {
+            let Err(Error::InvalidParameter { hint, .. }) = with(info.short_name, &["f"]) else {
+                panic!("{} ignores features", info.name);
+            };
+            assert!(hint.contains("one_class_svm") && hint.contains("lstm"), "{hint}");
+            continue;
+        }
+        assert!(with(info.short_name, &names[..info.features]).is_ok(), "{}", info.name);
+        for (bad, what) in [
+            (&names[..=info.features], "more than"),
+            (&["f", "g", "f"], "\"f\" is named twice"),
+            (&["f", ""], "empty"),
+        ] {
+            let Err(Error::InvalidParameter { message, hint }) = with(info.short_name, bad) else {
+                panic!("{} took {bad:?}", info.name);
+            };
+            assert!(message.contains(what) && !hint.is_empty(), "{message}");
+        }
     }
 }
 

@@ -154,6 +154,11 @@ pub trait Strategy: Send + Sync {
     fn contamination(&self) -> Option<f64> {
         None
     }
+    /// How many further columns of a row ([`Point::features`]) it judges together with the value at most;
+    /// 0 where it looks at the value alone.
+    fn features(&self) -> usize {
+        strategy_info(self.name()).map_or(0, |info| info.features)
+    }
     fn new_state(&self) -> Box<dyn EntityModel>;
     /// Reads what [`EntityModel::encode`] wrote; never panics, whatever the bytes.
     fn decode_state(&self, reader: &mut Reader<'_>) -> Result<Box<dyn EntityModel>>;
@@ -252,6 +257,8 @@ pub struct StrategyInfo {
     /// Kinds of values it takes: those whose share of quiet points flagged is measured to keep the promise
     /// where it promises any.
     pub kinds: &'static [Kind],
+    /// How many further columns of a row it takes at most; see [`Strategy::features`].
+    pub features: usize,
     make: Option<Make>,
 }
 
@@ -270,6 +277,11 @@ impl StrategyInfo {
     /// Small counts, coarse and skewed, look like events to it.
     const fn values_only(mut self) -> Self {
         self.kinds = &[Kind::Value];
+        self
+    }
+
+    const fn with_features(mut self, most: usize) -> Self {
+        self.features = most;
         self
     }
 
@@ -302,7 +314,7 @@ const fn info(
     description: &'static str,
     make: Option<Make>,
 ) -> StrategyInfo {
-    StrategyInfo { name, short_name, family, description, kinds: &Kind::ALL, make }
+    StrategyInfo { name, short_name, family, description, kinds: &Kind::ALL, features: 0, make }
 }
 
 /// Every strategy there is, whether or not this version implements it.
@@ -375,19 +387,23 @@ pub const STRATEGIES: &[StrategyInfo] = &[
     info("learning_random_cut_forest", "random_cut_forest", "learning",
         "how much a point displaces in a forest of random cuts",
         Some(|params, context| Ok(Box::new(RandomCutForest::new(params, context)?))))
-        .values_only(),
+        .values_only()
+        .with_features(random_cut_forest::MAX_FEATURES),
     info("learning_isolation_forest", "isolation_forest", "learning",
         "how few random splits isolate a point",
         None),
     info("learning_one_class_svm", "one_class_svm", "learning",
         "distance outside the support of the training data",
-        Some(|params, context| Ok(Box::new(OneClassSvm::new(params, context)?)))),
+        Some(|params, context| Ok(Box::new(OneClassSvm::new(params, context)?))))
+        .with_features(learned::MAX_FEATURES),
     info("learning_autoencoder", "autoencoder", "learning",
         "reconstruction error of a neural network",
-        Some(|params, context| Ok(Box::new(Autoencoder::new(params, context)?)))),
+        Some(|params, context| Ok(Box::new(Autoencoder::new(params, context)?))))
+        .with_features(learned::MAX_FEATURES),
     info("learning_lstm", "lstm", "learning",
         "prediction error of a recurrent neural network",
-        Some(|params, context| Ok(Box::new(Lstm::new(params, context)?)))),
+        Some(|params, context| Ok(Box::new(Lstm::new(params, context)?))))
+        .with_features(learned::MAX_FEATURES),
     info("hybrid_ensemble", "ensemble", "hybrid",
         "weighted vote of several strategies",
         None),
@@ -453,6 +469,11 @@ pub fn strategy_info(name: &str) -> Result<&'static StrategyInfo> {
             format!("Strategies are {}.", listed(STRATEGIES.iter().map(|s| s.name))),
         )
     })
+}
+
+/// The strategies that take further columns, for a hint.
+pub(crate) fn taking_features() -> String {
+    listed(STRATEGIES.iter().filter(|s| s.is_available() && s.features > 0).map(|s| s.short_name))
 }
 
 /// The full name of a strategy.

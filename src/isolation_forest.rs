@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::error::{SqlResult, from_core, invalid, report};
+use crate::json::feature;
 use crate::limits::TrainingLimits;
 use crate::pg::forest::{ModelArg, ModelValue, SampleArg, SampleValue};
 
@@ -56,6 +57,11 @@ CREATE FUNCTION isolation_forest_combine(anomaly_sample, anomaly_sample) RETURNS
 -- COST: 100 trees take as long as 100 cheap operators do, about a microsecond.
 CREATE FUNCTION anomaly_score(model anomaly_model, features double precision[]) RETURNS double precision
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'model_anomaly_score';
+-- STABLE: what a record's columns are called may change.
+CREATE FUNCTION anomaly_score_row(model anomaly_model, features record) RETURNS double precision
+    LANGUAGE c STABLE STRICT PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'model_score_row';
+CREATE FUNCTION anomaly_score_json(model anomaly_model, features jsonb) RETURNS double precision
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 200 AS 'MODULE_PATHNAME', 'model_score_json';
 CREATE FUNCTION anomaly_deviation(model anomaly_model, features double precision[]) RETURNS double precision
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'model_anomaly_deviation';
 CREATE FUNCTION is_anomaly(model anomaly_model, features double precision[]) RETURNS boolean
@@ -115,6 +121,8 @@ COMMENT ON FUNCTION isolation_forest_trans(anomaly_sample, double precision[], j
 COMMENT ON FUNCTION isolation_forest_combine(anomaly_sample, anomaly_sample) IS 'joins two samples into one of all their rows';
 COMMENT ON FUNCTION isolation_forest_final(anomaly_sample) IS 'final function of isolation_forest: grows the trees';
 COMMENT ON FUNCTION anomaly_score(anomaly_model, double precision[]) IS 'anomaly score of a row from 0 to 1: one minus the share of the training rows that are as unusual';
+COMMENT ON FUNCTION anomaly_score_row(anomaly_model, record) IS 'anomaly score of a record by a model with named features: the columns of these names, in any order';
+COMMENT ON FUNCTION anomaly_score_json(anomaly_model, jsonb) IS 'anomaly score of an object by a model with named features: the keys of these names; those that are not there are missing';
 COMMENT ON FUNCTION anomaly_deviation(anomaly_model, double precision[]) IS 'how unusual a row is, in standard deviations of a normal distribution: 2 warning, 3 critical, 5 emergency';
 COMMENT ON FUNCTION is_anomaly(anomaly_model, double precision[]) IS 'whether a row is more unusual than the share of training rows that the option contamination names';
 COMMENT ON FUNCTION explain_score(anomaly_model, double precision[]) IS 'score of a row and why: contribution of each feature, ranges, the most similar normal row, a sentence';
@@ -195,6 +203,37 @@ pub fn model_error(error: Error) -> ErrorReport {
     }
 }
 
+/// The names of a model's features.
+///
+/// # Errors
+/// 55000 for a model without.
+pub fn feature_names(model: &Model) -> SqlResult<&[String]> {
+    if !model.names().is_empty() {
+        return Ok(model.names());
+    }
+    let message = "the features of this model have no names";
+    Err(report(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).set_hint(
+        r#"train it with their names, as isolation_forest(ARRAY[amount, items], '{"features": ["amount", "items"]}')"#,
+    ))
+}
+
+/// The numbers under these keys of a JSON object, NaN for those that are missing or null.
+///
+/// # Errors
+/// 22023 for what is no object, for what is no number under such a key, and for numbers beyond all
+/// double precision ones.
+pub fn read_json(text: &CStr, names: &[String], row: &mut Vec<f64>) -> SqlResult<()> {
+    let example = r#"for example '{"amount": 12.5, "items": 3}'"#;
+    let map: Map<String, Value> = serde_json::from_slice(text.to_bytes()).map_err(|_| {
+        invalid("the features are not an object of double precision numbers", example)
+    })?;
+    row.clear();
+    for name in names {
+        row.push(feature(name, map.get(name))?);
+    }
+    Ok(())
+}
+
 /// What `explain_score` returns.
 pub fn explanation_json(why: &Explanation, row: &[f64]) -> Value {
     // JSON has neither NaN nor infinities; missing values are null, as in the features.
@@ -206,6 +245,7 @@ pub fn explanation_json(why: &Explanation, row: &[f64]) -> Value {
         "severity": scored.severity().as_str(),
         "is_anomaly": scored.is_anomaly,
         "isolation": scored.score,
+        "names": (!why.names.is_empty()).then_some(&why.names),
         "contributions": why.contributions,
         "ranges": why.ranges.iter().map(|(low, high)| [number(low), number(high)]).collect::<Vec<_>>(),
         "nearest_normal": why.nearest.as_ref().map(|row| row.iter().map(number).collect::<Vec<_>>()),
@@ -296,6 +336,7 @@ fn model_info(model: ModelArg<'_>) -> SqlResult<JsonB> {
         "algorithm": "isolation_forest",
         "kind": if matches!(model, Model::Ensemble(_)) { "auto" } else { "one forest" },
         "features": model.features(),
+        "names": (!model.names().is_empty()).then_some(model.names()),
         "rows": model.rows_seen(),
         "n_estimators": options.trees,
         "contamination": options.contamination,

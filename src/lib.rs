@@ -16,6 +16,7 @@ mod gucs;
 mod health;
 mod iqr_score;
 mod isolation_forest;
+mod json;
 mod limits;
 mod modified_zscore;
 mod monitor;

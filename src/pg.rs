@@ -16,6 +16,7 @@ pub mod latch;
 pub mod locks;
 pub mod memory;
 pub mod parse;
+pub mod record;
 pub mod result_set;
 pub mod session;
 pub mod shmem;

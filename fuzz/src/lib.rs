@@ -330,7 +330,7 @@ fn forest_model_seeds() -> Vec<Vec<u8>> {
     let sample = Sample::new(2, values).expect("these are whole rows");
     let mut seeds = Vec::new();
     for (pick, variant) in [(1, "mixed"), (1, "extended"), (1, "density"), (2, "auto")] {
-        let json = json!({"variant": variant, "n_estimators": 2, "max_samples": 16, "categorical": [2], "keep_rows": 1});
+        let json = json!({"variant": variant, "n_estimators": 2, "max_samples": 16, "features": ["a", "bc"], "categorical": [2], "keep_rows": 1});
         let options = json.as_object().map(Options::from_json).expect("it is an object");
         let options = options.expect("these are valid options");
         let model = Model::train(&sample, &options, &mut progress::Unbounded);

@@ -18,6 +18,7 @@ use crate::{
         train,
     },
     error::{SqlResult, from_core, invalid, required},
+    json,
     pg::{internal_rights, session},
     run, sql,
 };
@@ -122,22 +123,7 @@ impl<'a> DataPoint<'a> {
     /// 22023 naming the key for what is no number, true or false.
     fn feature(&self, name: &str) -> SqlResult<f64> {
         let metric = || self.metrics.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
-        let Some(value) = self.features.and_then(|map| map.get(name)).or_else(metric) else {
-            return Ok(f64::NAN);
-        };
-        let number = match value {
-            Value::Null => Some(f64::NAN),
-            Value::Bool(flag) => Some(f64::from(u8::from(*flag))),
-            Value::Number(number) => number.as_f64(),
-            Value::String(text) => text.trim().parse().ok(),
-            Value::Array(_) | Value::Object(_) => None,
-        };
-        number.ok_or_else(|| {
-            invalid(
-                format!("feature \"{name}\" is {value}, not a number"),
-                "give a JSON number, true, false or null, or leave it out",
-            )
-        })
+        json::feature(name, self.features.and_then(|map| map.get(name)).or_else(metric))
     }
 
     /// Those of these features that are numbers, as they are kept: JSON has no infinity, its text is

@@ -6,6 +6,8 @@
 //! the bytes that the core has encoded; decoding them takes as long as scoring some thousand rows, so
 //! what scores keeps decoded models for as long as its query runs.
 
+use std::ffi::CStr;
+
 use anomaly_core::forest::sampler::{self, Room};
 use anomaly_core::forest::{Explanation, Model, Sample, Scored, Scratch};
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
@@ -13,14 +15,17 @@ use pgrx::datum::Datum;
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use pgrx::{
-    FromDatum, IntoDatum, JsonB, PgMemoryContexts, impl_sql_translatable, nullable::Nullable,
-    pg_sys, varlena,
+    FromDatum, IntoDatum, JsonB, PgMemoryContexts, direct_function_call_as_datum,
+    impl_sql_translatable, nullable::Nullable, pg_sys, varlena,
 };
 
 use super::float_array::features;
+use super::record::{self, Places};
 use super::varlena::{FlatWords, Value, argument, message, own_state, return_null, version_1};
 use crate::error::{SqlResult, from_core, report};
-use crate::isolation_forest::{explanation_json, first_state, model_error, row_error, score_error};
+use crate::isolation_forest::{
+    explanation_json, feature_names, first_state, model_error, read_json, row_error, score_error,
+};
 
 version_1!(
     pg_finfo_isolation_forest_trans,
@@ -31,6 +36,8 @@ version_1!(
     pg_finfo_model_anomaly_deviation,
     pg_finfo_model_is_anomaly,
     pg_finfo_model_explain_score,
+    pg_finfo_model_score_row,
+    pg_finfo_model_score_json,
 );
 
 struct SampleWords;
@@ -310,6 +317,8 @@ struct Known {
     key: Key,
     bytes: usize,
     model: Model,
+    /// Where records have its features.
+    places: Places,
 }
 
 /// Decoded models of one place in a query; dropped with the memory of that place.
@@ -320,6 +329,8 @@ struct Models {
     /// Where the last row's model is.
     last: usize,
     scratch: Scratch,
+    /// The row at hand where it is not an array.
+    row: Vec<f64>,
 }
 
 impl Models {
@@ -358,20 +369,20 @@ impl Models {
             self.held -= self.known.remove(0).bytes;
         }
         self.held += bytes.len();
-        self.known.push(Known { key, bytes: bytes.len(), model });
+        self.known.push(Known { key, bytes: bytes.len(), model, places: Places::default() });
         self.last = self.known.len() - 1;
         Ok(self.last)
     }
 }
 
-/// What a function of (anomaly_model, double precision[]) says about the row.
+/// What a function of (anomaly_model, row) says about the row.
 ///
 /// # Safety
-/// `fcinfo` is that of the running call of a STRICT function with these arguments.
+/// `fcinfo` is that of the running call of a STRICT function whose first argument is a model.
 #[inline(always)]
-unsafe fn with_model<T>(
+unsafe fn with_known<T>(
     fcinfo: pg_sys::FunctionCallInfo,
-    ask: impl FnOnce(&Model, &[f64], &mut Scratch) -> anomaly_core::Result<T>,
+    ask: impl FnOnce(&mut Known, pg_sys::Datum, &mut Vec<f64>, &mut Scratch) -> SqlResult<T>,
 ) -> Option<T> {
     // SAFETY: the caller's promise. Only this function uses `fn_extra` of what calls it, in the
     // memory context that lives as long.
@@ -385,9 +396,48 @@ unsafe fn with_model<T>(
         }
         let models = &mut *(*place).fn_extra.cast::<Models>();
         let at = models.find(model).unwrap_or_report();
-        let row = features(row).unwrap_or_report();
-        let said = ask(&models.known[at].model, &row, &mut models.scratch);
-        Some(said.map_err(score_error).unwrap_or_report())
+        let said = ask(&mut models.known[at], row, &mut models.row, &mut models.scratch);
+        Some(said.unwrap_or_report())
+    }
+}
+
+/// What a function of (anomaly_model, double precision[]) says about the row.
+///
+/// # Safety
+/// `fcinfo` is that of the running call of a STRICT function with these arguments.
+#[inline(always)]
+unsafe fn with_model<T>(
+    fcinfo: pg_sys::FunctionCallInfo,
+    ask: impl FnOnce(&Model, &[f64], &mut Scratch) -> anomaly_core::Result<T>,
+) -> Option<T> {
+    // SAFETY: the caller's promise: the row is a double precision[].
+    unsafe {
+        with_known(fcinfo, |known, row, _, scratch| {
+            ask(&known.model, &features(row)?, scratch).map_err(score_error)
+        })
+    }
+}
+
+/// The score of a row whose features are found by their names.
+///
+/// # Safety
+/// `fcinfo` is that of the running call of a STRICT function whose first argument is a model, and
+/// `read` takes its second argument.
+unsafe fn scored_by_name(
+    fcinfo: pg_sys::FunctionCallInfo,
+    read: impl FnOnce(pg_sys::Datum, &[String], &mut Places, &mut Vec<f64>) -> SqlResult<()>,
+) -> pg_sys::Datum {
+    // SAFETY: the caller's promise.
+    let scored = unsafe {
+        with_known(fcinfo, |Known { model, places, .. }, datum, row, scratch| {
+            read(datum, feature_names(model)?, places, row)?;
+            model.judge(row, scratch).map_err(score_error)
+        })
+    };
+    match scored {
+        Some(scored) => pg_sys::Datum::from(scored.anomaly_score().to_bits()),
+        // SAFETY: the running call.
+        None => unsafe { return_null(fcinfo) },
     }
 }
 
@@ -418,6 +468,41 @@ pub unsafe extern "C-unwind" fn model_anomaly_score(
 ) -> pg_sys::Datum {
     // SAFETY: arguments as declared in SQL.
     unsafe { judged(fcinfo, |scored| pg_sys::Datum::from(scored.anomaly_score().to_bits())) }
+}
+
+/// `anomaly_score_row(anomaly_model, record)`.
+///
+/// # Safety
+/// Called by PostgreSQL as declared in SQL.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn model_score_row(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: arguments as declared in SQL: the second is a record.
+    unsafe {
+        scored_by_name(fcinfo, |datum, names, places, row| {
+            record::numbers(datum, names, places, row)
+        })
+    }
+}
+
+/// `anomaly_score_json(anomaly_model, jsonb)`.
+///
+/// # Safety
+/// Called by PostgreSQL as declared in SQL.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn model_score_json(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> pg_sys::Datum {
+    // SAFETY: arguments as declared in SQL: the second is a jsonb, of which core's function makes a
+    // text in the current memory context.
+    unsafe {
+        scored_by_name(fcinfo, |datum, names, _, row| {
+            let text = direct_function_call_as_datum(pg_sys::jsonb_out, &[Some(datum)]);
+            let text = text.map_or(c"null", |text| CStr::from_ptr(text.cast_mut_ptr()));
+            read_json(text, names, row)
+        })
+    }
 }
 
 /// `anomaly_deviation(anomaly_model, double precision[])`.

@@ -136,6 +136,8 @@ SELECT public.mean(public.rollup(s)) FROM (SELECT public.anomaly_summary(v) AS s
 SELECT public.completeness(v), public.uniqueness(e), public.validity(ok) FROM data.points;
 SELECT public.model_info(m), public.anomaly_score(m, '{41, 90}'), public.anomaly_deviation(m, '{41, 90}'), public.is_anomaly(m, '{41, 90}'), public.explain_score(m, '{41, 90}')
   FROM (SELECT public.isolation_forest(ARRAY[v, v], '{"n_estimators": 10}') AS m FROM data.points) q;
+SELECT public.anomaly_score_row(m, q), public.anomaly_score_json(m, '{"a": 41, "b": "90"}')
+  FROM (SELECT public.isolation_forest(ARRAY[v, v], '{"n_estimators": 10, "features": ["a", "b"]}') AS m, 41 AS a, 90.5 AS b FROM data.points) q;
 SELECT rows, expected, lower, upper, is_anomaly FROM public.volume_check('data.points', 'at', '1 hour', 'UNTIL') ORDER BY bucket_start LIMIT 5;
 SELECT * FROM public.detect_anomalies('data.points', value => 'v', at => 'at', entity => 'e', threshold => 5) OFFSET 90 LIMIT 20;
 SELECT is_anomaly, deviation FROM public.detect_anomalies('SELECT at, v FROM data.points', strategy => 'iqr') OFFSET 190;

@@ -156,6 +156,52 @@ fn golden_bytes() {
     assert_eq!(text, std::fs::read_to_string(path).unwrap().trim());
 }
 
+/// Names are part of the model, once for all its forests, and say which features are categories.
+#[test]
+fn features_may_have_names() {
+    let mut rng = Rng(5);
+    let mut rows = normal_rows(&mut rng, 500, 3);
+    for row in rows.chunks_mut(3) {
+        row[2] = (rng.next() % 4) as f64;
+    }
+    let longest = "ä".repeat(127);
+    for variant in ["mixed", "auto"] {
+        let named = json!({"variant": variant, "features": ["a b", longest, "city"], "categorical": ["city"]});
+        let model = train(3, rows.clone(), named).unwrap();
+        assert_eq!(model.names(), ["a b", &longest, "city"]);
+        let bytes = model.encode().unwrap();
+        let back = Model::decode(&bytes).unwrap();
+        assert_eq!(back.names(), model.names());
+        assert_eq!(back.encode().unwrap(), bytes);
+        let why = back.explain(&[60.0, 0.0, 1.0], &mut Scratch::default()).unwrap();
+        assert!(why.sentence(&[60.0, 0.0, 1.0]).starts_with("a b is 60.00, above "), "{why:?}");
+
+        let positions = json!({"variant": variant, "categorical": [3]});
+        let plain = train(3, rows.clone(), positions).unwrap();
+        assert!(plain.names().is_empty());
+        assert_eq!(judge(&plain, &[1.0, 2.0, 3.0]), judge(&model, &[1.0, 2.0, 3.0]));
+        let names: usize = model.names().iter().map(|name| name.len() + 1).sum();
+        assert_eq!(bytes.len(), plain.encode().unwrap().len() + names, "{variant}");
+    }
+    for bad in [
+        json!({"features": ["a", "b"]}),
+        json!({"features": ["a", "b", "c", "d"]}),
+        json!({"features": ["a", "b", "a"]}),
+        json!({"features": ["a", "b", ""]}),
+        json!({"features": ["a", "b", 3]}),
+        json!({"features": ["a", "b", "x".repeat(256)]}),
+        json!({"features": "abc"}),
+        json!({"features": {"a": 1}}),
+        json!({"features": ["a", "b", "c"], "categorical": ["d"]}),
+        json!({"categorical": ["c"]}),
+    ] {
+        let Err(Error::InvalidParameter { hint, .. }) = train(3, rows.clone(), bad.clone()) else {
+            panic!("{bad} was accepted");
+        };
+        assert!(!hint.is_empty());
+    }
+}
+
 #[test]
 fn bad_options() {
     for bad in [

@@ -15,11 +15,14 @@ pub struct Explanation {
     pub nearest: Option<Vec<f64>>,
     /// Of each numeric feature the range that it had in the sample, else NaN.
     pub ranges: Vec<(f64, f64)>,
+    /// Names of the features; empty where they have none.
+    pub names: Vec<String>,
 }
 
 impl Explanation {
     /// One sentence about the row that was explained: the feature that contributes most, what is
-    /// unusual about it, and what a normal row has in its place. Features are counted from 1.
+    /// unusual about it, and what a normal row has in its place. Features without names are counted
+    /// from 1.
     pub fn sentence(&self, row: &[f64]) -> String {
         if !self.scored.is_anomaly {
             return "the row is like the others".into();
@@ -51,7 +54,11 @@ impl Explanation {
             None => String::new(),
         };
         let share = 100.0 * self.contributions[most];
-        format!("feature {} {what}{normal}; it makes up {share:.0} % of the deviation", most + 1)
+        let name = match self.names.get(most) {
+            Some(name) => name.clone(),
+            None => format!("feature {}", most + 1),
+        };
+        format!("{name} {what}{normal}; it makes up {share:.0} % of the deviation")
     }
 }
 
@@ -93,7 +100,8 @@ impl IsolationForest {
                 _ => (f64::NAN, f64::NAN),
             })
             .collect();
-        Explanation { scored, contributions, nearest: self.nearest(row), ranges }
+        let names = self.options.features.clone();
+        Explanation { scored, contributions, nearest: self.nearest(row), ranges, names }
     }
 
     /// The feature that each column that trees see comes from.

@@ -54,8 +54,9 @@ impl Ensemble {
                 guided,
                 dimensions,
                 scoring,
-                // Rows to show are kept once.
+                // Rows to show and names are kept once.
                 kept_rows: if first { options.kept_rows } else { 0 },
+                features: if first { options.features.clone() } else { Vec::new() },
                 ..options.clone()
             };
             let grown = IsolationForest::grow(sample, &options, progress)?;
@@ -176,6 +177,11 @@ impl Model {
     /// Rows that the sample was drawn from.
     pub fn rows_seen(&self) -> u64 {
         self.first().rows_seen()
+    }
+
+    /// Names of the features, in their order; empty where they have none.
+    pub fn names(&self) -> &[String] {
+        &self.options().features
     }
 
     /// What it was trained with.

@@ -1,5 +1,7 @@
 //! What can be asked of a forest.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::model::KINDS;
@@ -14,9 +16,11 @@ pub(super) const MAX_DEPTH: usize = 64;
 pub(super) const MAX_ROWS_PER_TREE: usize = 4096;
 pub(super) const MAX_TRIES: usize = 64;
 pub(super) const MAX_KEPT: usize = 1000;
+/// Bytes of the name of a feature.
+pub(super) const MAX_NAME: usize = 255;
 /// Rows of a tree unless asked for otherwise: more swamp the anomalies (Liu et al. 2008, §4.2).
 const ROWS_PER_TREE: usize = 256;
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "variant",
     "n_estimators",
     "max_samples",
@@ -27,6 +31,7 @@ const KEYS: [&str; 13] = [
     "ndim",
     "ntry",
     "scoring",
+    "features",
     "categorical",
     "sample_size",
     "keep_rows",
@@ -53,6 +58,8 @@ pub struct Options {
     pub dimensions: usize,
     /// Directions that are compared for a guided split.
     pub tries: usize,
+    /// Names of the features in the order of the arrays, all different; empty where they have none.
+    pub features: Vec<String>,
     /// Positions of categorical features, from 0, ascending.
     pub categorical: Vec<usize>,
     /// Rows that the one-pass sample keeps.
@@ -74,6 +81,7 @@ impl Default for Options {
             scoring: Scoring::Depth,
             dimensions: 1,
             tries: 10,
+            features: Vec::new(),
             categorical: Vec::new(),
             sample_rows: DEFAULT_ROWS,
             kept_rows: 32,
@@ -114,6 +122,24 @@ fn integer_or_auto(
     integer(map, key, range)
 }
 
+/// `InvalidParameter` for an empty name, one that is too long or one that is there twice.
+fn check_names(names: &[String]) -> Result<()> {
+    let must = || format!("Features have different names of 1 to {MAX_NAME} bytes.");
+    if let Some(name) = names.iter().find(|name| !(1..=MAX_NAME).contains(&name.len())) {
+        return Err(Error::invalid(format!("name of a feature of {} bytes", name.len()), must()));
+    }
+    match twice(names) {
+        Some(name) => Err(Error::invalid(format!("feature \"{name}\" is named twice"), must())),
+        None => Ok(()),
+    }
+}
+
+/// A name that is there before.
+pub(super) fn twice(names: &[String]) -> Option<&str> {
+    let mut seen = HashSet::new();
+    names.iter().find(|name| !seen.insert(name.as_str())).map(String::as_str)
+}
+
 impl Options {
     /// From a JSON object; what is left out has its default:
     ///
@@ -129,7 +155,8 @@ impl Options {
     /// | `ndim` | 1 | columns in a split, 1 to 64 |
     /// | `ntry` | 10 | directions compared for a guided split, 1 to 64 |
     /// | `scoring` | `"depth"` | or `"density"` |
-    /// | `categorical` | `[]` | positions of features that are codes of categories, from 1 |
+    /// | `features` | `[]` | names of the features, in the order of the arrays |
+    /// | `categorical` | `[]` | features that are codes of categories: their names, or their positions from 1 |
     /// | `sample_size` | 8000 | rows that are kept to train from |
     /// | `keep_rows` | 32 | normal rows kept in the model, to be shown beside an unusual one |
     ///
@@ -192,16 +219,25 @@ impl Options {
         if let Some(tries) = integer(map, "ntry", 1..=MAX_TRIES)? {
             options.tries = tries;
         }
-        if let Some(value) = map.get("categorical") {
-            let positions = value.as_array().and_then(|list| {
-                list.iter()
-                    .map(|v| {
-                        v.as_u64().filter(|p| (1..=1 << 20).contains(p)).map(|p| p as usize - 1)
-                    })
-                    .collect::<Option<Vec<usize>>>()
+        if let Some(value) = map.get("features") {
+            let names = value.as_array().and_then(|list| {
+                list.iter().map(|v| v.as_str().map(str::to_owned)).collect::<Option<_>>()
             });
+            options.features =
+                names.ok_or_else(|| invalid("features", value, "It must be an array of names."))?;
+            check_names(&options.features)?;
+        }
+        if let Some(value) = map.get("categorical") {
+            let position = |v: &Value| match v.as_str() {
+                Some(name) => options.features.iter().position(|f| f == name),
+                None => v.as_u64().filter(|p| (1..=1 << 20).contains(p)).map(|p| p as usize - 1),
+            };
+            let positions = value
+                .as_array()
+                .and_then(|list| list.iter().map(position).collect::<Option<Vec<usize>>>());
             options.categorical = positions.ok_or_else(|| {
-                let must = "It must be an array of positions of features, the first being 1.";
+                let must = "It must be an array of names in \"features\", or of positions of \
+                            features, the first being 1.";
                 invalid("categorical", value, must)
             })?;
             options.categorical.sort_unstable();
@@ -245,6 +281,13 @@ impl Options {
             return Err(Error::invalid(
                 format!("option \"contamination\" is {}", self.contamination),
                 "It must be above 0 and at most 0.5.",
+            ));
+        }
+        check_names(&self.features)?;
+        if !self.features.is_empty() && self.features.len() != features {
+            return Err(Error::invalid(
+                format!("{} names of features, rows have {features}", self.features.len()),
+                "Give \"features\" one name for each element of the arrays.",
             ));
         }
         match self.categorical.last() {

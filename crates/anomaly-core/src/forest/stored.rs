@@ -7,7 +7,7 @@ use super::IsolationForest;
 use super::columns::{Column, ColumnKind};
 use super::kernel::Kernel;
 use super::options::{
-    MAX_DEPTH, MAX_DIMENSIONS, MAX_KEPT, MAX_ROWS_PER_TREE, MAX_TREES, MAX_TRIES, Options,
+    MAX_DEPTH, MAX_DIMENSIONS, MAX_KEPT, MAX_ROWS_PER_TREE, MAX_TREES, MAX_TRIES, Options, twice,
 };
 use super::sampler::{MAX_FEATURES, MAX_ROWS};
 use super::tree::{MAX_NODES, Node, Scoring, Term, Tree, mean_depth};
@@ -77,7 +77,8 @@ impl IsolationForest {
         }
         let tail = SideTail::decode(reader)?;
         let features = usize::from(reader.u16()?);
-        if features == 0 || features > MAX_FEATURES {
+        let named = options.features.len();
+        if features == 0 || features > MAX_FEATURES || named != 0 && named != features {
             return Err(reader.corrupted("number of features out of range"));
         }
         // Each column has at least 5 bytes.
@@ -232,6 +233,11 @@ impl Options {
         for position in &self.categorical {
             out.extend_from_slice(&(*position as u16).to_le_bytes());
         }
+        out.extend_from_slice(&(self.features.len() as u16).to_le_bytes());
+        for name in &self.features {
+            out.push(name.len() as u8);
+            out.extend_from_slice(name.as_bytes());
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Options> {
@@ -270,6 +276,22 @@ impl Options {
         if !categorical.is_sorted_by(|a, b| a < b) {
             return Err(reader.corrupted("categorical features out of order"));
         }
+        let count = usize::from(reader.u16()?);
+        // Each name has at least 2 bytes.
+        if count > MAX_FEATURES || reader.remaining() < 2 * count {
+            return Err(reader.corrupted("more names than there can be"));
+        }
+        let mut features = Vec::with_capacity(count);
+        for _ in 0..count {
+            let length = usize::from(reader.u8()?);
+            match str::from_utf8(reader.take(length)?) {
+                Ok(name) if !name.is_empty() => features.push(name.to_owned()),
+                _ => return Err(reader.corrupted("name of a feature")),
+            }
+        }
+        if twice(&features).is_some() {
+            return Err(reader.corrupted("a name that is there twice"));
+        }
         let none = |v: usize| if v == 0 { None } else { Some(v) };
         Ok(Options {
             ensemble: false,
@@ -282,6 +304,7 @@ impl Options {
             scoring,
             dimensions,
             tries,
+            features,
             categorical,
             sample_rows,
             kept_rows,

@@ -25,7 +25,11 @@ CREATE VIEW anomaly.alerts WITH (security_barrier) AS
 SELECT a.alert_id AS id, a.uuid, a.detector, a.owner, a.status, a.severity, a.anomaly_type, a.detection_strategy, a.metric_name,
        NULLIF(a.entity, '') AS entity, a.entity_type, a.at, a.last_at, a.raised_at, a.resolved_at, a.points, a.peak_at,
        a.value, a.expected, a.lower, a.upper, a.deviation, a.score, a.p_value, a.direction, a.description, a.suggestion,
-       a.related_alerts, a.metadata, a.model_version, a.run_id,
+       a.related_alerts,
+       -- rows of the source are the owner's data; values and what was expected of them are what alerts are for
+       CASE WHEN pg_catalog.pg_has_role(CURRENT_USER, a.owner, 'MEMBER') THEN a.metadata
+            ELSE a.metadata OPERATOR(pg_catalog.-) '{features,nearest_normal}'::text[] END AS metadata,
+       a.model_version, a.run_id,
        a.severity OPERATOR(pg_catalog.>=) 'critical'::anomaly.severity AS is_critical
   FROM anomaly.alert a
  WHERE pg_catalog.pg_has_role(CURRENT_USER, a.owner, 'MEMBER')

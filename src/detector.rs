@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod create_detector;
 mod drop_detector;
 mod enable;
+mod explain;
 mod explain_detector;
 mod export_model;
 mod import_model;

@@ -175,6 +175,7 @@ SELECT detector, severity FROM anomaly.process_data_point('{"busy": 2, "features
 SELECT metric, value, features FROM anomaly.samples WHERE metric OPERATOR(pg_catalog.=) 'busy' ORDER BY at;
 SELECT detector, status, enabled, strategy, metric_name, source, threshold, params, points_processed, anomalies_detected, model_version, trained_rows, entities FROM anomaly.detectors ORDER BY detector;
 SELECT detector, status, severity, entity, points, value, expected, lower, upper, deviation, description, suggestion, is_critical FROM anomaly.alerts ORDER BY detector, entity;
+SELECT pg_catalog.jsonb_extract_path(e, 'verdict', 'value'), pg_catalog.jsonb_extract_path(e, 'reasons') FROM anomaly.alerts a, anomaly.explain(a.id) e ORDER BY a.detector, a.entity;
 SELECT detector, version, active, entities, shared_bytes FROM anomaly.models ORDER BY detector, version;
 SELECT entity, strategy, status, points, expected_alerts_per_day FROM anomaly.explain_detector('created');
 SELECT entity, strategy, status, points, expected_alerts_per_day FROM anomaly.explain_detector('watched', 'no such');

@@ -10,14 +10,16 @@
 //! any height is worth one unremarkable point. More than a tenth of the latest points is never left
 //! out: what lasts is learned as the new normal.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::calendar::Calendar;
 use crate::codec::{self, Reader};
 use crate::episode::{Episode, Observed, Transition};
 use crate::gaps::{Arrival, Presence};
 use crate::point::Point;
-use crate::strategy::{Context, EntityModel, Kind, Rule, Strategy, strategy, taking_features};
+use crate::strategy::{
+    Context, EntityModel, Kind, Rule, Strategy, json_number, strategy, taking_features,
+};
 use crate::verdict::{Direction, Status, Tail, Verdict};
 use crate::{Error, Result};
 
@@ -120,7 +122,8 @@ pub struct Outcome {
     pub verdict: Verdict,
     pub transition: Option<Transition>,
     /// The figures behind the peak of the episode, whenever the alert needs them: when it opens, and
-    /// when a later point becomes the peak.
+    /// when a later point becomes the peak. `features` are the names and values of its further
+    /// columns, in their order.
     pub metadata: Option<Map<String, Value>>,
 }
 
@@ -357,10 +360,10 @@ impl Detector {
             state.episode.observe(&verdict, self.config.fire_after, self.config.clear_after);
         let metadata = match observed.transition {
             Some(Transition::Opened(episode)) => {
-                Some(judge.metadata(&Verdict::from(&episode.peak), &self.rule))
+                Some(self.metadata(judge.as_ref(), &Verdict::from(&episode.peak), point))
             }
             Some(Transition::Updated(_)) if observed.new_peak => {
-                Some(judge.metadata(&verdict, &self.rule))
+                Some(self.metadata(judge.as_ref(), &verdict, point))
             }
             _ => None,
         };
@@ -386,6 +389,25 @@ impl Detector {
             state.model.learn_clipped(&peak);
         }
         Outcome { verdict, transition: observed.transition, metadata }
+    }
+
+    /// The figures behind the peak of an episode, and the further columns of `point` if that is it.
+    fn metadata(
+        &self,
+        judge: &dyn EntityModel,
+        peak: &Verdict,
+        point: &Point,
+    ) -> Map<String, Value> {
+        let mut map = judge.metadata(peak, &self.rule);
+        if peak.at == point.at && !self.config.features.is_empty() {
+            let features = self.config.features.iter().zip(point.features);
+            let features = features.map(|(name, x)| match x.is_nan() {
+                true => json!({"name": name, "value": null}),
+                false => json!({"name": name, "value": json_number(*x)}),
+            });
+            map.insert("features".into(), features.collect());
+        }
+        map
     }
 
     /// Judges what comes next in a series of buckets, as [`Detector::process`]; [`crate::gaps`] tells

@@ -198,6 +198,37 @@ fn features_are_refused_where_they_would_be_ignored() {
     }
 }
 
+/// The further columns of the row that an alert is about are told with it, those that are missing too.
+#[test]
+fn an_alert_has_the_features_of_its_peak() {
+    let features = ["users".to_owned(), "errors".to_owned()].to_vec();
+    let config = DetectorConfig { features, ..defaults("one_class_svm") };
+    let detector = Detector::new(config).unwrap();
+    let mut rng = Rng(3);
+    let mut state = detector.new_state();
+    let at = |i: i64| i * 60_000_000;
+    for i in 0..400 {
+        let features = [rng.normal(), f64::NAN];
+        let point = Point { features: &features, ..Point::new(at(i), 10.0 + rng.normal()) };
+        detector.train(&mut state, &point);
+    }
+    let mut process = |i: i64, value: f64, features: &[f64]| {
+        let point = Point { features, ..Point::new(at(i), value) };
+        detector.process(&mut state, None, &point)
+    };
+    let opened = process(400, 100.0, &[0.5, f64::NAN]).metadata.unwrap();
+    let told = json!([{"name": "users", "value": 0.5}, {"name": "errors", "value": null}]);
+    assert_eq!(opened["features"], told);
+    assert!(process(401, 90.0, &[0.6, 0.0]).metadata.is_none());
+    let higher = process(402, 200.0, &[f64::INFINITY, 1.0]).metadata.unwrap();
+    let told = json!([{"name": "users", "value": "Infinity"}, {"name": "errors", "value": 1.0}]);
+    assert_eq!(higher["features"], told);
+    let alone = Detector::new(defaults("one_class_svm")).unwrap();
+    let mut state = trained(&alone, (0..400).map(|i| f64::from(i % 7)));
+    let opened = alone.process(&mut state, None, &Point::new(at(400), 100.0)).metadata.unwrap();
+    assert!(!opened.contains_key("features"));
+}
+
 #[test]
 fn the_rate_becomes_a_probability_within_its_limits() {
     let alpha = |alerts: f64, points: Option<f64>| {

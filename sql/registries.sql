@@ -21,7 +21,7 @@ INSERT INTO anomaly.strategy (strategy, short_name, family, description, availab
     ('statistical_novelty', 'novelty', 'statistical', 'values and courses of the day that were never seen before', true, true),
     ('learning_matrix_profile', 'matrix_profile', 'learning', 'subsequences unlike any before (discords)', true, true),
     ('learning_random_cut_forest', 'random_cut_forest', 'learning', 'how much a point displaces in a forest of random cuts', true, true),
-    ('learning_isolation_forest', 'isolation_forest', 'learning', 'how quickly random splits isolate the row', false, true),
+    ('learning_isolation_forest', 'isolation_forest', 'learning', 'how quickly random splits isolate the row', true, true),
     ('learning_one_class_svm', 'one_class_svm', 'learning', 'distance outside the support of the training rows', true, true),
     ('learning_autoencoder', 'autoencoder', 'learning', 'reconstruction error of a dense network', true, true),
     ('learning_lstm', 'lstm', 'learning', 'prediction error of a recurrent network', true, true),

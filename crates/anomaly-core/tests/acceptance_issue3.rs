@@ -439,6 +439,7 @@ const CASES: &[Case] = &[
     ("holt_winters", DAILY, Times::Every(HOUR), 840, Anomaly::PhaseReversal(12), 12),
     ("matrix_profile", DAILY, Times::Every(15 * MINUTE), 2880, Anomaly::PhaseReversal(96), 96),
     ("random_cut_forest", Shape::White, MINUTELY, 1000, Anomaly::Spike(12.0), 1),
+    ("isolation_forest", Shape::White, MINUTELY, 1000, Anomaly::Spike(12.0), 1),
     ("one_class_svm", Shape::White, MINUTELY, 1000, Anomaly::Spike(12.0), 1),
     ("autoencoder", Shape::White, MINUTELY, 1000, Anomaly::Spike(12.0), 1),
     ("autoencoder", DAILY, Times::Every(HOUR), 840, Anomaly::PhaseReversal(12), 12),

@@ -1,4 +1,4 @@
-//! `one_class_svm`, `autoencoder` and `lstm`: what they are for, beside what `every_strategy` asks of
+//! `isolation_forest`, `one_class_svm`, `autoencoder` and `lstm`: what they are for, beside what `every_strategy` asks of
 //! all strategies.
 
 mod common;
@@ -8,7 +8,7 @@ use common::{Rng, config, in_full, repetitions, with_alpha};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-const ALL: [&str; 3] = ["one_class_svm", "autoencoder", "lstm"];
+const ALL: [&str; 4] = ["isolation_forest", "one_class_svm", "autoencoder", "lstm"];
 const HOUR: i64 = 3_600_000_000;
 
 fn feed(detector: &Detector, state: &mut EntityState, from: usize, xs: &[f64]) -> Vec<Verdict> {
@@ -54,7 +54,7 @@ fn judge(detector: &Detector, state: &EntityState, hour: usize, value: f64) -> V
 
 /// The sample points of rows C18 to C20: 30 days of hours of 100 ± 20.
 #[test]
-fn check_c19_c20_c21_defect_s2_the_sample_points() {
+fn check_c18_c19_c20_c21_defect_s2_the_sample_points() {
     let xs = normal(18, 720);
     for strategy in ALL {
         let detector = with_alpha(strategy, 0.001);
@@ -89,9 +89,14 @@ fn check_c22_defect_s14_contamination_is_the_flagged_share() {
                 ..config(strategy)
             })
             .unwrap();
-            let state = trained(&detector, &xs);
-            let flagged =
-                xs.iter().filter(|x| judge(&detector, &state, 2400, **x).is_anomaly).count();
+            let mut state = trained(&detector, &xs);
+            // as many of them at each hour of the day
+            let mut flagged = 0;
+            for (i, some) in xs.chunks(xs.len() / 24).enumerate() {
+                let unusual = |x: &&f64| judge(&detector, &state, 2400 + i, **x).is_anomaly;
+                flagged += some.iter().filter(unusual).count();
+                detector.train(&mut state, &Point::new((2400 + i) as i64 * HOUR, xs[i]));
+            }
             let flagged = flagged as f64 / xs.len() as f64;
             println!("{strategy}: {flagged} of {share}");
             assert!((0.6..=1.5).contains(&(flagged / share)), "{strategy}: {flagged} of {share}");
@@ -108,8 +113,14 @@ fn check_c22_defect_s14_contamination_is_the_flagged_share() {
 #[test]
 fn the_flagged_share_of_noise_is_nominal() {
     let mut shares = Vec::new();
-    let (svm, autoencoder, lstm) = (repetitions(8, 3), repetitions(8, 3), repetitions(3, 2));
-    for (strategy, series) in [("one_class_svm", svm), ("autoencoder", autoencoder), ("lstm", lstm)]
+    let (forest, svm, autoencoder, lstm) =
+        (repetitions(8, 3), repetitions(8, 3), repetitions(8, 3), repetitions(3, 2));
+    for (strategy, series) in [
+        ("isolation_forest", forest),
+        ("one_class_svm", svm),
+        ("autoencoder", autoencoder),
+        ("lstm", lstm),
+    ]
     {
         let alpha = 0.01;
         let detector = with_alpha(strategy, alpha);
@@ -208,10 +219,35 @@ fn a_combination_of_columns_is_found() {
         let odd = judge(60.0, &[900.0]);
         assert!(!usual.is_anomaly, "{strategy}: {usual:?}");
         assert!(odd.is_anomaly && odd.ln_p() < usual.ln_p(), "{strategy}: {usual:?} {odd:?}");
-        // missing and superfluous columns count as the median, whatever they are
+    }
+}
+
+/// Missing and superfluous columns count as the median, whatever they are; one far out is found.
+#[test]
+fn check_c22_further_columns_have_a_defined_rule() {
+    for strategy in ["isolation_forest", "one_class_svm", "autoencoder"] {
+        let detector = with_alpha(strategy, 0.01);
+        let mut rng = Rng(31);
+        let mut state = detector.new_state();
+        for i in 0..2000 {
+            let users = rng.normal();
+            let point = Point::new(i * HOUR, 50.0 + 10.0 * users + rng.normal());
+            let features = [1000.0 + 100.0 * users];
+            detector.train(&mut state, &Point { features: &features, ..point });
+        }
+        let judge = |value: f64, features: &[f64]| {
+            detector.judge(&state, &Point { features, ..Point::new(2000 * HOUR, value) })
+        };
         let missing = judge(50.0, &[]);
+        assert!(!missing.is_anomaly, "{strategy}: {missing:?}");
         assert_eq!(missing.ln_p(), judge(50.0, &[f64::NAN]).ln_p());
         assert_eq!(judge(50.0, &[1100.0]).ln_p(), judge(50.0, &[1100.0, 1e9, f64::NAN]).ln_p());
+        let mut last = 0.0;
+        for column in [2000.0, 5000.0, 20_000.0] {
+            let far = judge(50.0, &[column]);
+            assert!(far.is_anomaly && far.deviation() >= last, "{strategy} {column}: {far:?}");
+            last = far.deviation();
+        }
         for odd in [f64::INFINITY, f64::NEG_INFINITY, 1e308, -5e-324] {
             let verdict = judge(50.0, &[odd]);
             assert!(verdict.ln_p().is_finite() && verdict.expected.is_finite(), "{verdict:?}");
@@ -222,8 +258,16 @@ fn a_combination_of_columns_is_found() {
 }
 
 #[test]
-fn check_c19_c20_c21_parameters_are_checked() {
+fn check_c18_c19_c20_c21_parameters_are_checked() {
     for (strategy, params, valid) in [
+        ("isolation_forest", json!({"n_estimators": 0}), "1 to 1000"),
+        ("isolation_forest", json!({"max_samples": 1}), "2 to"),
+        ("isolation_forest", json!({"max_samples": 1025}), "1024 at most"),
+        ("isolation_forest", json!({"n_estimators": 1000, "max_samples": 96}), "65536"),
+        ("isolation_forest", json!({"variant": "auto"}), "extended"),
+        ("isolation_forest", json!({"variant": "best"}), "extended"),
+        ("isolation_forest", json!({"random_state": -1}), "whole number"),
+        ("isolation_forest", json!({"ndim": 3}), "n_estimators"),
         ("one_class_svm", json!({"kernel": "cosine"}), "rbf"),
         ("one_class_svm", json!({"nu": 0}), "nu"),
         ("one_class_svm", json!({"nu": 1.5}), "0 to 1"),
@@ -247,6 +291,11 @@ fn check_c19_c20_c21_parameters_are_checked() {
         assert!(hint.contains(valid), "{strategy}: {message}; {hint}");
     }
     for (strategy, params) in [
+        ("isolation_forest", json!({"variant": "density", "max_samples": "auto"})),
+        ("isolation_forest", json!({"variant": "sciforest"})),
+        ("isolation_forest", json!({"variant": "mixed", "max_samples": 300, "random_state": 7})),
+        ("isolation_forest", json!({"variant": "standard", "n_estimators": 1000})),
+        ("isolation_forest", json!({"n_estimators": 20, "time_features": false})),
         ("one_class_svm", json!({"kernel": "linear", "nu": 0.5, "gamma": "auto"})),
         ("one_class_svm", json!({"kernel": "poly", "nu": 1, "gamma": 0.1, "time_features": false})),
         (
@@ -285,8 +334,12 @@ fn golden_states() {
     assert_eq!(own, GOLDEN);
 }
 
-const GOLDEN: [(usize, u32); 3] =
-    [(15_574, 3_022_424_826), (15_589, 1_443_944_270), (12_486, 1_290_437_621)];
+const GOLDEN: [(usize, u32); 4] = [
+    (47_554, 3_924_623_480),
+    (15_574, 3_022_424_826),
+    (15_589, 1_443_944_270),
+    (12_486, 1_290_437_621),
+];
 
 /// States of trained machines: stored in the middle of a course they go on as if nothing had been,
 /// and damaged ones are refused or usable.

@@ -16,6 +16,7 @@
 //! Everything follows from the sample, the options and the seed, to the last bit on every platform.
 
 mod columns;
+mod compact;
 mod explain;
 mod kernel;
 mod model;
@@ -31,6 +32,9 @@ use crate::distribution::{MAX_DEVIATION, MIN_LN_P, deviation_from_ln_p};
 use crate::progress::Progress;
 use crate::{Error, verdict::Severity};
 use columns::{Column, ColumnKind};
+pub(crate) use compact::{
+    CompactForest, Grown, MAX_ROWS_PER_TREE as MAX_COMPACT_ROWS, STEPS, on_grid,
+};
 pub use explain::Explanation;
 use kernel::Kernel;
 pub use model::{ENSEMBLE, Model};
@@ -107,7 +111,7 @@ pub struct Scratch {
 
 /// A forest, and for each row of the sample its mean depth or density by all trees, and by those
 /// that did not see it.
-struct Grown {
+struct Trained {
     forest: IsolationForest,
     in_sample: Vec<f64>,
     out_of_sample: Vec<f64>,
@@ -123,7 +127,7 @@ impl IsolationForest {
         Ok(Self::grow(sample, options, progress)?.forest)
     }
 
-    fn grow(sample: &Sample, options: &Options, progress: &mut dyn Progress) -> Result<Grown> {
+    fn grow(sample: &Sample, options: &Options, progress: &mut dyn Progress) -> Result<Trained> {
         options.check(sample.features)?;
         let n = sample.rows();
         if n < 2 {
@@ -218,7 +222,7 @@ impl IsolationForest {
         let scores: Vec<f64> = all.iter().map(|value| forest.score_of(*value)).collect();
         forest.threshold = threshold(&scores, options.contamination);
         forest.keep_rows(sample, &scores);
-        Ok(Grown { forest, in_sample: all, out_of_sample })
+        Ok(Trained { forest, in_sample: all, out_of_sample })
     }
 
     pub fn features(&self) -> usize {

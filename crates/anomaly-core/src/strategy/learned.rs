@@ -1,5 +1,5 @@
 //! What the strategies share that are trained on the history of an entity at once and again later:
-//! one_class_svm, autoencoder, lstm.
+//! isolation_forest, one_class_svm, autoencoder, lstm.
 //!
 //! A [`Learned`] keeps the latest rows (time, value, further columns) and refits its [`Machine`] when
 //! their number has doubled and, from a full history on, whenever it has been renewed: a function
@@ -157,6 +157,45 @@ impl Table {
     pub fn row(&self, i: usize) -> &[f32] {
         &self.rows[i * self.width..][..self.width]
     }
+
+    /// Whether rows take so few different values that ranks of a statistic mean nothing: that of the
+    /// next larger count lies so far from those before that no rank tells how unusual it is.
+    pub fn is_tied(&self) -> bool {
+        let mut values: Vec<f32> = self.rows.iter().step_by(self.width).copied().collect();
+        values.sort_unstable_by(f32::total_cmp);
+        values.dedup();
+        self.width == 1 && values.len() < DISTINCT
+    }
+
+    /// The least and greatest figure of each column.
+    pub fn ranges(&self) -> Vec<(f32, f32)> {
+        let range = |c: usize| {
+            let column = self.rows.iter().skip(c).step_by(self.width);
+            let column = column.map(|x| x.clamp(-LARGEST, LARGEST));
+            column.fold((f32::MAX, f32::MIN), |(low, high), x| (low.min(x), high.max(x)))
+        };
+        (0..self.width).map(range).collect()
+    }
+}
+
+pub(super) fn encode_ranges(ranges: &[(f32, f32)], out: &mut Vec<u8>) {
+    for (low, high) in ranges {
+        out.extend_from_slice(&low.to_le_bytes());
+        out.extend_from_slice(&high.to_le_bytes());
+    }
+}
+
+pub(super) fn decode_ranges(width: usize, reader: &mut Reader<'_>) -> Result<Vec<(f32, f32)>> {
+    let mut ranges = Vec::new();
+    for _ in 0..width {
+        let (low, high) = (f32::from_bits(reader.u32()?), f32::from_bits(reader.u32()?));
+        // written so that NaN is refused
+        if !(-LARGEST..=LARGEST).contains(&low) || !(low..=LARGEST).contains(&high) {
+            return Err(reader.corrupted("range of rows is none"));
+        }
+        ranges.push((low, high));
+    }
+    Ok(ranges)
 }
 
 /// The rows that a forecast or a statistic is made from.
@@ -187,6 +226,8 @@ fn standardised(x: f64, (offset, scale): (f64, f64)) -> f32 {
 
 /// In training, figures count as at most this.
 pub(super) const LARGEST: f32 = 8.0;
+/// A single column with fewer different values is judged by distance only.
+const DISTINCT: usize = 16;
 
 /// A machine has to have this share of the error of the best of the others: with less of a difference
 /// it is chance on so few values, and the simpler forecast is the steadier one.

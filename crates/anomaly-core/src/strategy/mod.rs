@@ -19,6 +19,7 @@ mod flat_line;
 mod forecast;
 mod holt_winters;
 mod iqr;
+mod isolation_forest;
 mod learned;
 mod level_shift;
 mod linear;
@@ -60,6 +61,7 @@ pub use ewma::Ewma;
 pub use flat_line::FlatLine;
 pub use holt_winters::HoltWinters;
 pub use iqr::Iqr;
+pub use isolation_forest::IsolationForest;
 pub use level_shift::LevelShift;
 pub use location_scale::Expectation;
 pub use lstm::Lstm;
@@ -391,7 +393,7 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         .with_features(random_cut_forest::MAX_FEATURES),
     info("learning_isolation_forest", "isolation_forest", "learning",
         "how few random splits isolate a point",
-        None),
+        Some(|params, context| Ok(Box::new(IsolationForest::new(params, context)?)))),
     info("learning_one_class_svm", "one_class_svm", "learning",
         "distance outside the support of the training data",
         Some(|params, context| Ok(Box::new(OneClassSvm::new(params, context)?))))

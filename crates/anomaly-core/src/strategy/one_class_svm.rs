@@ -18,7 +18,7 @@
 
 use serde_json::{Map, Value};
 
-use super::learned::{LARGEST, Learned, Machine, Query, Settings, Table};
+use super::learned::{self, LARGEST, Learned, Machine, Query, Settings, Table};
 use super::shape::{OFFSETS, Shaped};
 use super::{Context, EntityModel, Parameters, Strategy, check_keys, contamination, number_param};
 use crate::codec::Reader;
@@ -32,9 +32,6 @@ const NAME: &str = "learning_one_class_svm";
 const MAX_NUMBERS: usize = 6144;
 /// Multiplications for one fit.
 const WORK: u64 = 200_000_000;
-/// A single column with fewer different values is judged by distance only: the statistic of the next
-/// larger count lies so far from those before that no rank tells how unusual it is.
-const DISTINCT: usize = 16;
 /// Of a cross-validation.
 const FOLDS: usize = 4;
 /// Values tried for a forecast.
@@ -184,18 +181,7 @@ impl Machine for Fitted {
         scores.sort_unstable_by(f64::total_cmp);
         let (median, high) = (scores[scores.len() / 2], scores[scores.len() * 19 / 20]);
         let usual = (median, (high - median).max(1e-3));
-        let ranges = (0..table.width)
-            .map(|c| {
-                let column = rows.iter().skip(c).step_by(table.width);
-                column.fold((f32::MAX, f32::MIN), |(low, high), x| {
-                    (low.min(*x as f32), high.max(*x as f32))
-                })
-            })
-            .collect();
-        let mut values: Vec<f64> = rows.iter().step_by(table.width).copied().collect();
-        values.sort_unstable_by(f64::total_cmp);
-        values.dedup();
-        let tied = table.width == 1 && values.len() < DISTINCT;
+        let (ranges, tied) = (table.ranges(), table.is_tied());
         Some(Fitted { svm, ranges, tied, usual })
     }
 
@@ -249,10 +235,7 @@ impl Machine for Fitted {
         out.push(u8::from(self.tied));
         out.extend_from_slice(&self.usual.0.to_le_bytes());
         out.extend_from_slice(&self.usual.1.to_le_bytes());
-        for (low, high) in &self.ranges {
-            out.extend_from_slice(&low.to_le_bytes());
-            out.extend_from_slice(&high.to_le_bytes());
-        }
+        learned::encode_ranges(&self.ranges, out);
         self.svm.encode(out);
     }
 
@@ -270,15 +253,7 @@ impl Machine for Fitted {
         if usual.1 < 1e-3 {
             return Err(reader.corrupted("usual scores are all alike"));
         }
-        let mut ranges = Vec::new();
-        for _ in 0..width {
-            let (low, high) = (f32::from_bits(reader.u32()?), f32::from_bits(reader.u32()?));
-            // written so that NaN is refused
-            if !(-LARGEST..=LARGEST).contains(&low) || !(low..=LARGEST).contains(&high) {
-                return Err(reader.corrupted("range of rows is none"));
-            }
-            ranges.push((low, high));
-        }
+        let ranges = learned::decode_ranges(width, reader)?;
         let svm = Svm::decode(reader)?;
         if svm.width() != width {
             return Err(reader.corrupted("support vectors of another width"));

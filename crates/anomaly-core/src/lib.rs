@@ -22,6 +22,7 @@ pub mod host;
 pub mod lstm;
 pub mod nearest;
 pub mod neural;
+mod normal_range;
 pub mod one_class_svm;
 pub mod point;
 pub mod progress;

@@ -62,6 +62,29 @@ fn check_c18_five_points_and_the_share_above_the_threshold() {
     }
 }
 
+/// One extreme among the training rows, or two, hide nothing that lies before it.
+#[test]
+fn extremes_in_the_sample_do_not_widen_its_range() {
+    for variant in VARIANTS {
+        for extremes in [&[15_000.0][..], &[15_000.0, 16_000.0], &[-1e6, 1e300]] {
+            let mut values = around_100(&mut Rng(3));
+            values.extend(extremes);
+            let forest = train(1, values, json!({"variant": variant})).unwrap();
+            for silent in [105.0, 87.5, 122.3] {
+                assert!(judge(&forest, &[silent]).deviation() < 2.0, "{variant} {silent}");
+            }
+            let mut last = 0.0;
+            for value in [200.0, 300.0, 1500.0, 10_000.0, 15_000.0, 15_500.0, 16_000.0, 1e5, 1e9] {
+                let scored = judge(&forest, &[value]);
+                assert!(scored.deviation() > last, "{variant} {value}: {scored:?}, before {last}");
+                last = scored.deviation();
+            }
+            let far = judge(&forest, &[1500.0]);
+            assert_eq!(far.severity(), Severity::Emergency, "{variant} {extremes:?}: {far:?}");
+        }
+    }
+}
+
 #[test]
 fn deviation_is_finite_and_grows_with_distance() {
     for variant in VARIANTS {
@@ -471,7 +494,7 @@ fn sentences() {
     assert_eq!(say(&[5.0, 3.0]), "the row is like the others");
     let out = say(&[5.0, -100.0]);
     assert!(
-        out.starts_with("feature 2 is -100.00, below all that was seen (0.00 to 6.00); "),
+        out.starts_with("feature 2 is -100.00, below the usual range (0.00 to 6.00); "),
         "{out}"
     );
     assert!(out.contains("the most similar normal row has "), "{out}");

@@ -53,7 +53,7 @@ SELECT bool_and(s BETWEEN 0 AND 1) AS in_range, count(*) FILTER (WHERE s < last)
 -- explain_score: contributions sum to 1, and the planted feature has the most
 SELECT planted, array_position(c, (SELECT max(x) FROM unnest(c) x)) AS most, round((SELECT sum(x) FROM unnest(c) x)::numeric, 9) AS total, why->>'severity' AS severity,
        jsonb_array_length(why->'nearest_normal') AS nearest, jsonb_array_length(why->'ranges') AS ranges, (why->>'score')::float8 = anomaly_score(m, row) AS same_score,
-       why->>'reason' LIKE format('feature %s is 60.00, above all that was seen (%%); the most similar normal row has %%; it makes up %% of the deviation', planted) AS says_so
+       why->>'reason' LIKE format('feature %s is 60.00, above the usual range (%%); the most similar normal row has %%; it makes up %% of the deviation', planted) AS says_so
   FROM (SELECT isolation_forest(f ORDER BY id) AS m FROM forest_rows) t, generate_series(1, 4) planted,
        LATERAL (SELECT array_agg(CASE WHEN i = planted THEN 60 ELSE 0.1 * i END ORDER BY i)::float8[] AS row FROM generate_series(1, 4) i) r,
        explain_score(m, row) why, LATERAL (SELECT array_agg(x::float8 ORDER BY n) AS c FROM jsonb_array_elements_text(why->'contributions') WITH ORDINALITY e(x, n)) c ORDER BY planted;

@@ -1,8 +1,8 @@
 //! Columns of a table and what trees see of them.
 //!
-//! A numeric column becomes (x − median) / spread, brought into the range of the training rows: what
-//! lies outside is judged by its distance ([`Column::ln_p_outside`]) and not by the trees, which
-//! cannot tell 200 from 15,000. A categorical column becomes a few random orders of its categories,
+//! A numeric column becomes (x − median) / spread, brought into the range of the training rows, their
+//! extremes left out ([`crate::normal_range`]): what lies outside is judged by its distance
+//! ([`Column::ln_p_outside`]) and not by the trees, which cannot tell 200 from 15,000. A categorical column becomes a few random orders of its categories,
 //! so that a threshold on one of them is a random subset of the categories; −1 for a category among
 //! the rare ones that are not told apart, NaN for one never seen.
 
@@ -10,6 +10,7 @@ use crate::Result;
 use crate::calibration::{Calibrator, SideTail};
 use crate::codec::Reader;
 use crate::distribution::MIN_LN_P;
+use crate::normal_range::without_extremes;
 use crate::random::{mix, unit};
 
 /// Orders of a categorical column's categories.
@@ -42,6 +43,7 @@ pub(super) enum ColumnKind {
 pub(super) struct Numeric {
     pub centre: f64,
     pub spread: f64,
+    /// The range of the sample, extremes left out.
     pub low: f64,
     pub high: f64,
     /// Below and above the centre.
@@ -90,9 +92,10 @@ impl Numeric {
     /// From the finite values of at least two different ones, ascending.
     fn fit(values: &[f64]) -> Numeric {
         let centre = median(values);
-        let (low, high) = (values[0], values[values.len() - 1]);
+        let usual = without_extremes(values, centre);
+        let (low, high) = (usual[0], usual[usual.len() - 1]);
         let mut distances: Vec<f64> =
-            values.iter().map(|x| (x - centre).abs().min(f64::MAX)).collect();
+            usual.iter().map(|x| (x - centre).abs().min(f64::MAX)).collect();
         distances.sort_unstable_by(f64::total_cmp);
         let mut spread = 1.4826 * median(&distances);
         if spread <= 1e-9 * distances[distances.len() - 1] {
@@ -102,10 +105,16 @@ impl Numeric {
         }
         let spread = spread.clamp(f64::MIN_POSITIVE, f64::MAX);
         let mut calibrator = Calibrator::new();
-        for x in values {
+        for x in usual {
             calibrator.learn(residual(*x, centre, spread), DOF);
         }
         calibrator.refresh();
+        if usual.len() < values.len() {
+            for x in values.iter().filter(|x| **x < low || **x > high) {
+                calibrator.learn_anomalous(residual(*x, centre, spread), DOF);
+            }
+            calibrator.refresh();
+        }
         let (below, above) = calibrator.tails();
         Numeric { centre, spread, low, high, tails: [below, above] }
     }

@@ -13,7 +13,7 @@ pub struct Explanation {
     pub contributions: Vec<f64>,
     /// The most similar of the normal rows that the model keeps, if it keeps any; NaN is missing.
     pub nearest: Option<Vec<f64>>,
-    /// Of each numeric feature the range that it had in the sample, else NaN.
+    /// Of each numeric feature the range that it had in the sample, extremes left out, else NaN.
     pub ranges: Vec<(f64, f64)>,
     /// Names of the features; empty where they have none.
     pub names: Vec<String>,
@@ -38,7 +38,7 @@ impl Explanation {
         } else if x < low || x > high {
             let side = if x < low { "below" } else { "above" };
             format!(
-                "is {}, {side} all that was seen ({} to {})",
+                "is {}, {side} the usual range ({} to {})",
                 figure(*x),
                 figure(*low),
                 figure(*high)

@@ -9,8 +9,9 @@
 //! **Score** of a row: 2^(−E\[h\]/c(n)) of Liu et al. for depths, 1/(1 + density) for densities.
 //! **ln p**: the share of rows of the sample with a score as high, of each row by the trees that did
 //! not see it, with a Pareto tail ([`crate::calibration`]). Forests cannot tell 200 from 15,000 when
-//! the sample ends at 150; so a row outside the sample's range is scored as one on its border, and p
-//! is the smaller of the score's and of that of the distance, corrected for the number of columns.
+//! the sample ends at 150; so a row outside the sample's range, extremes left out, is scored as one on
+//! its border, and p is the smaller of the score's and of that of the distance, corrected for the
+//! number of columns.
 //! So deviation grows with distance for ever, and never falls on the way out.
 //!
 //! Everything follows from the sample, the options and the seed, to the last bit on every platform.

@@ -23,6 +23,7 @@ use super::shape::{Clock, History, OFFSETS, Position, Shape, Trust, rescale_due,
 use super::{Context, Kind, Parameters, json_number};
 use crate::calendar::Calendar;
 use crate::codec::Reader;
+use crate::normal_range::without_extremes;
 use crate::point::Point;
 use crate::verdict::Verdict;
 use crate::{Error, Result};
@@ -167,12 +168,15 @@ impl Table {
         self.width == 1 && values.len() < DISTINCT
     }
 
-    /// The least and greatest figure of each column.
+    /// The range of each column, its extremes left out.
     pub fn ranges(&self) -> Vec<(f32, f32)> {
         let range = |c: usize| {
             let column = self.rows.iter().skip(c).step_by(self.width);
-            let column = column.map(|x| x.clamp(-LARGEST, LARGEST));
-            column.fold((f32::MAX, f32::MIN), |(low, high), x| (low.min(x), high.max(x)))
+            let mut values: Vec<f64> = column.map(|x| f64::from(*x)).collect();
+            values.sort_unstable_by(f64::total_cmp);
+            let usual = without_extremes(&values, values[values.len() / 2]);
+            let bound = |x: Option<&f64>| (*x.unwrap_or(&0.0) as f32).clamp(-LARGEST, LARGEST);
+            (bound(usual.first()), bound(usual.last()))
         };
         (0..self.width).map(range).collect()
     }

@@ -391,21 +391,28 @@ impl Detector {
         Outcome { verdict, transition: observed.transition, metadata }
     }
 
-    /// The figures behind the peak of an episode, and the further columns of `point` if that is it.
+    /// The figures behind the peak of an episode; if that is the latest point, with its further columns
+    /// and what each column contributes: those of an earlier one are not kept.
     fn metadata(
         &self,
         judge: &dyn EntityModel,
         peak: &Verdict,
-        point: &Point,
+        latest: &Point,
     ) -> Map<String, Value> {
         let mut map = judge.metadata(peak, &self.rule);
-        if peak.at == point.at && !self.config.features.is_empty() {
-            let features = self.config.features.iter().zip(point.features);
+        if peak.at != latest.at || peak.value != latest.value {
+            return map;
+        }
+        if !self.config.features.is_empty() {
+            let features = self.config.features.iter().zip(latest.features);
             let features = features.map(|(name, x)| match x.is_nan() {
                 true => json!({"name": name, "value": null}),
                 false => json!({"name": name, "value": json_number(*x)}),
             });
             map.insert("features".into(), features.collect());
+        }
+        if let Some(shares) = judge.contributions(latest) {
+            map.insert("contributions".into(), Value::from(shares));
         }
         map
     }

@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 
 use super::location_scale::{Baseline, Fit, ROUNDING};
 use super::shape::{Clock, History, OFFSETS, Position, Shape, Trust, rescale_due, robust_scale};
-use super::{Context, Kind, Parameters, json_number};
+use super::{Context, Kind, Parameters, contributions, json_number};
 use crate::calendar::Calendar;
 use crate::codec::Reader;
 use crate::normal_range::without_extremes;
@@ -610,6 +610,38 @@ impl<M: Machine> Learned<M> {
         forecast
     }
 
+    /// What makes the value differ from its forecast: itself, and each further column as it was in the
+    /// rows that the forecast is made from; see [`EntityModel::contributions`]. For machines that do not
+    /// look at the further columns of the point itself.
+    pub fn contributions_to_error(&self, point: &Point) -> Option<Vec<f64>> {
+        let features = self.history.width();
+        if features == 0 || !point.value.is_finite() || self.position(point.at) != Position::Next(1)
+        {
+            return None;
+        }
+        let forecast = |actual: &[bool]| -> Option<f64> {
+            let (fitted, mut query) = self.query(point.at, point.features)?;
+            for row in query.rows.chunks_exact_mut(query.width) {
+                // 0 is the median
+                row[1..query.own]
+                    .iter_mut()
+                    .zip(actual)
+                    .filter(|(_, on)| !**on)
+                    .for_each(|(x, _)| *x = 0.0);
+            }
+            let (offset, scale) = fitted.scales[0];
+            let forecast = f64::from(fitted.machine.forecast(&query)?);
+            let forecast = self.history.scale(offset + forecast * scale);
+            Some(self.trust.centre(forecast))
+        };
+        let usual = forecast(&vec![false; features])?;
+        let value = self.history.scale(point.value);
+        contributions::shares(features + 1, |actual| {
+            let x = if actual[0] { value } else { usual };
+            forecast(&actual[1..]).map_or(0.0, |f| (x - f).abs())
+        })
+    }
+
     fn append(&mut self, at: i64, x: f64, features: &[f64]) {
         self.forecast.set(None);
         let before = self.history.len();
@@ -798,6 +830,10 @@ impl<M: Machine> Shape for Learned<M> {
 
     fn disturbs(&self) -> u8 {
         M::reach(&self.settings.options).min(32) as u8
+    }
+
+    fn features(&self) -> usize {
+        self.history.width()
     }
 
     fn explain(&self) -> Map<String, Value> {

@@ -143,6 +143,10 @@ impl EntityModel for Model {
         map
     }
 
+    fn contributions(&self, point: &Point) -> Option<Vec<f64>> {
+        self.0.baseline().contributions_to_error(point)
+    }
+
     fn explain(&self) -> Map<String, Value> {
         self.0.baseline().describe()
     }

@@ -11,6 +11,7 @@ mod auto;
 mod autoencoder;
 mod chance;
 mod changepoint;
+mod contributions;
 mod cusum;
 mod error_scale;
 mod esd;
@@ -196,6 +197,12 @@ pub trait EntityModel: Send {
     /// The strategy's figures behind a verdict, by the names users know. Valid JSON whatever the
     /// verdict holds.
     fn metadata(&self, verdict: &Verdict, rule: &Rule) -> Map<String, Value>;
+    /// By how much each column makes a point unusual: the value, then each of [`Point::features`] that
+    /// the model looks at; ≥ 0, 1 in total. `None` of a model that looks at the value only, and where
+    /// no column explains anything. Meant for a point that was judged and not learned yet.
+    fn contributions(&self, _point: &Point) -> Option<Vec<f64>> {
+        None
+    }
     /// What the model is made of and why, for people; empty where there is nothing to choose.
     fn explain(&self) -> Map<String, Value> {
         Map::new()

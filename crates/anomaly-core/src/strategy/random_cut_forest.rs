@@ -995,6 +995,10 @@ impl Shape for Forest {
         self.config.shingle as u8 - 1
     }
 
+    fn features(&self) -> usize {
+        self.history.width()
+    }
+
     fn explain(&self) -> Map<String, Value> {
         let mut map = Map::new();
         map.insert("shingle_size".into(), Value::from(self.config.shingle));

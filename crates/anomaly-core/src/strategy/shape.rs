@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use std::f64::consts::LN_2;
 
 use super::location_scale::{Baseline, Fit, LocationScale, ROUNDING, finite, refresh_due};
-use super::{EntityModel, Kind, Rule, json_number};
+use super::{EntityModel, Kind, Rule, contributions, json_number};
 use crate::Result;
 use crate::codec::Reader;
 use crate::distribution::MIN_LN_P;
@@ -43,6 +43,10 @@ pub(super) trait Shape: Baseline {
     fn profile(&self, point: &Point, fit: &Fit) -> Option<[f64; OFFSETS.len()]>;
     /// How many points after an unusual one have it in their shape and are unusual for it.
     fn disturbs(&self) -> u8 {
+        0
+    }
+    /// Further columns that it looks at.
+    fn features(&self) -> usize {
         0
     }
     fn explain(&self) -> Map<String, Value>;
@@ -499,6 +503,17 @@ impl<B: Shape> Shaped<B> {
         self.statistics.count(figure, anomalous);
     }
 
+    /// −ln p of both looks together, as if they knew nothing of each other: neither hides the other.
+    fn surprise(&self, point: &Point) -> f64 {
+        let any = Rule { range: false, ..Rule::new(None, -1.0) };
+        let by_value = self.value.judge(point, &any).ln_p();
+        let by_shape = self.envelope(point).map(|envelope| {
+            let statistic = envelope.statistic(point.value);
+            self.judged.0.ln_p(figure(statistic))
+        });
+        -by_value - by_shape.unwrap_or(0.0)
+    }
+
     /// One look only, where the points before do not allow the other.
     fn judge_value(&self, point: &Point, rule: &Rule) -> Verdict {
         let mut verdict = self.value.judge(point, &Rule { threshold: None, ..*rule });
@@ -607,6 +622,23 @@ impl<B: Shape> EntityModel for Shaped<B> {
         out.extend_from_slice(&self.learned.to_le_bytes());
         out.extend_from_slice(&self.refreshed.to_le_bytes());
         self.value.encode(out)
+    }
+
+    fn contributions(&self, point: &Point) -> Option<Vec<f64>> {
+        let shape = self.value.baseline();
+        let features = shape.features();
+        if features == 0 || !point.value.is_finite() {
+            return None;
+        }
+        // missing columns count as their medians
+        let medians = vec![f64::NAN; features];
+        let usual = shape.fit(&Point { features: &medians, ..*point })?.centre;
+        contributions::shares(features + 1, |actual| {
+            let value = if actual[0] { point.value } else { usual };
+            let own = |j: usize| point.features.get(j).copied().filter(|_| actual[j + 1]);
+            let features: Vec<f64> = (0..features).map(|j| own(j).unwrap_or(f64::NAN)).collect();
+            self.surprise(&Point { value, features: &features, ..*point })
+        })
     }
 
     fn metadata(&self, verdict: &Verdict, rule: &Rule) -> Map<String, Value> {

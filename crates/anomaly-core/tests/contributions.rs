@@ -126,6 +126,37 @@ fn the_planted_column_contributes_most_to_an_error_of_lstm() {
     assert!(right[0] + right[1] >= 900 && right.iter().all(|n| *n >= 425), "{right:?}");
 }
 
+/// As many columns as are looked at: an outlier in the last of them is found and named, and the state
+/// stays as small; one more is not looked at.
+#[test]
+fn sixteen_columns_are_looked_at() {
+    for strategy in ["isolation_forest", "one_class_svm", "autoencoder"] {
+        let detector = detector(strategy, json!({"contamination": 0.01}));
+        let mut rng = Rng(16);
+        let mut state = detector.new_state();
+        for i in 0..700 {
+            let features: Vec<f64> = (0..17).map(|_| rng.normal()).collect();
+            let point = Point::new(i * HOUR, rng.normal());
+            detector.train(&mut state, &Point { features: &features, ..point });
+        }
+        let judge = |column: usize, value: f64| {
+            let mut features = [0.5; 17];
+            features[column] = value;
+            let point = Point { features: &features, ..Point::new(700 * HOUR, 0.0) };
+            (detector.judge(&state, &point), state.model.contributions(&point))
+        };
+        let (far, shares) = judge(15, 20.0);
+        assert!(far.is_anomaly, "{strategy}: {far:?}");
+        let shares = shares.unwrap();
+        assert_eq!((shares.len(), largest(&shares)), (17, 16), "{strategy}");
+        assert_eq!(judge(16, 20.0).0.ln_p(), judge(16, 0.5).0.ln_p(), "{strategy}");
+        let bytes = detector.encode_state(&state).unwrap().len();
+        println!("{strategy}: {bytes} bytes");
+        assert!(bytes < 81_920, "{strategy}: {bytes}");
+        assert!(detector.decode_state(&detector.encode_state(&state).unwrap()).is_ok());
+    }
+}
+
 /// The alert has them, in the order of the columns; a series of one column has none.
 #[test]
 fn alerts_say_what_each_column_contributes() {

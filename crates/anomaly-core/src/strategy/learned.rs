@@ -28,8 +28,9 @@ use crate::point::Point;
 use crate::verdict::Verdict;
 use crate::{Error, Result};
 
-/// Further columns that are looked at; those beyond are not.
-pub const MAX_FEATURES: usize = 8;
+/// Further columns that are looked at; those beyond are not. With so many 170 rows are kept, some ten
+/// for each column: with fewer nothing can be told about combinations.
+pub const MAX_FEATURES: usize = 16;
 /// Rows that are kept, fewer the more columns there are: some 24 kB.
 const KEEP: usize = 1024;
 const KEPT_NUMBERS: usize = 3 * KEEP;

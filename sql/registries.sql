@@ -25,8 +25,8 @@ INSERT INTO anomaly.strategy (strategy, short_name, family, description, availab
     ('learning_one_class_svm', 'one_class_svm', 'learning', 'distance outside the support of the training rows', true, true),
     ('learning_autoencoder', 'autoencoder', 'learning', 'reconstruction error of a dense network', true, true),
     ('learning_lstm', 'lstm', 'learning', 'prediction error of a recurrent network', true, true),
-    ('hybrid_ensemble', 'ensemble', 'hybrid', 'weighted vote of calibrated members', false, true),
-    ('hybrid_adaptive', 'adaptive', 'hybrid', 'ensemble that learns its weights from feedback', false, true),
+    ('hybrid_ensemble', 'ensemble', 'hybrid', 'weighted vote of calibrated members', true, true),
+    ('hybrid_adaptive', 'adaptive', 'hybrid', 'ensemble that learns its weights from feedback', true, true),
     ('hybrid_auto', 'auto', 'hybrid', 'chooses and combines strategies by what the data shows', true, true);
 
 INSERT INTO anomaly.anomaly_type (anomaly_type, family, description, builtin) VALUES

@@ -164,4 +164,20 @@ CREATE TABLE anomaly.checkpoint (
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE anomaly.checkpoint IS 'earlier states of entities, from which they are judged again when rows of their late_window change';
 
+CREATE TABLE anomaly.member_performance (
+    detector        text    NOT NULL REFERENCES anomaly.detector ON DELETE CASCADE,
+    -- full name of the member's strategy
+    member          text    NOT NULL,
+    true_positives  bigint  NOT NULL DEFAULT 0 CHECK (true_positives >= 0),
+    false_positives bigint  NOT NULL DEFAULT 0 CHECK (false_positives >= 0),
+    true_negatives  bigint  NOT NULL DEFAULT 0 CHECK (true_negatives >= 0),
+    false_negatives bigint  NOT NULL DEFAULT 0 CHECK (false_negatives >= 0),
+    precision       double precision NOT NULL DEFAULT 0,
+    recall          double precision NOT NULL DEFAULT 0,
+    f1_score        double precision NOT NULL DEFAULT 0,
+    last_update     timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    PRIMARY KEY (detector, member)
+);
+COMMENT ON TABLE anomaly.member_performance IS 'how often each member of an ensemble was right, as people have judged; the weights of hybrid_adaptive follow from it';
+
 SET LOCAL search_path TO @extschema@, pg_temp;

@@ -47,6 +47,16 @@ SELECT m.detector, d.owner, m.version, m.active, m.strategy, m.trained_at, m.tra
     OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER');
 COMMENT ON VIEW anomaly.models IS 'model versions of the detectors that the reader owns or may see';
 
+CREATE VIEW anomaly.member_performances WITH (security_barrier) AS
+SELECT p.detector, d.owner, p.member, p.true_positives, p.false_positives, p.true_negatives, p.false_negatives,
+       p.precision, p.recall, p.f1_score, p.last_update
+  FROM anomaly.member_performance p
+  JOIN anomaly.detector d ON d.detector OPERATOR(pg_catalog.=) p.detector
+ WHERE pg_catalog.pg_has_role(CURRENT_USER, d.owner, 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_monitor', 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER');
+COMMENT ON VIEW anomaly.member_performances IS 'how often the members of ensembles that the reader owns or may see were right';
+
 -- Measured values are the owner's data: unlike states and alerts they are not shown to anomaly_monitor.
 CREATE VIEW anomaly.samples WITH (security_barrier) AS
 SELECT s.metric, NULLIF(s.entity, '') AS entity, s.at, s.value, s.owner, s.features
@@ -63,6 +73,6 @@ CREATE VIEW anomaly.anomaly_types AS
 SELECT t.anomaly_type, t.family, t.description FROM anomaly.anomaly_type t;
 COMMENT ON VIEW anomaly.anomaly_types IS 'anomaly types by name';
 
-GRANT SELECT ON anomaly.detectors, anomaly.alerts, anomaly.models, anomaly.samples, anomaly.strategies, anomaly.anomaly_types TO PUBLIC;
+GRANT SELECT ON anomaly.detectors, anomaly.alerts, anomaly.models, anomaly.member_performances, anomaly.samples, anomaly.strategies, anomaly.anomaly_types TO PUBLIC;
 
 SET LOCAL search_path TO @extschema@, pg_temp;

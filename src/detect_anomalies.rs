@@ -1,7 +1,7 @@
 //! `detect_anomalies`: judges every point of a table or query, each by the points before it.
 
 use anomaly_core::{
-    Detector, DetectorConfig, Direction, EntityState, Status, Verdict,
+    Detector, DetectorConfig, Direction, EntityState, Outcome, Status, Verdict,
     gaps::{Arrival, OnMissing},
 };
 use pgrx::{JsonB, datum::Interval, pg_sys, prelude::*};
@@ -106,6 +106,7 @@ fn detect_anomalies(
         anomaly_type: "data_outlier".to_owned(),
         time_zone: time_zone.to_owned(),
         kind: sampling.kind,
+        performance: Vec::new(),
         direction: Direction::side(direction.unwrap_or("both")).map_err(from_core)?,
         min_effect: min_effect.unwrap_or(0.0),
         min_relative_effect: min_relative_effect.unwrap_or(0.0),
@@ -220,6 +221,8 @@ struct Answer {
     value: Option<f64>,
     /// `None` for what has a time but no value.
     verdict: Option<Verdict>,
+    /// Why it is an anomaly.
+    reason: Option<String>,
     is_filled: bool,
 }
 
@@ -231,18 +234,34 @@ impl Output {
         state: &mut EntityState,
         arrival: &Arrival,
     ) -> SqlResult<()> {
-        let verdict = self.detector.process_arrival(state, None, arrival).verdict;
+        let outcome = self.detector.process_arrival(state, None, arrival);
+        let verdict = outcome.verdict;
         let value = match arrival {
             Arrival::Missing { .. } => None,
             _ => Some(verdict.value),
         };
         let is_filled = matches!(arrival, Arrival::Filled(_));
-        self.answer(entity, Answer { at: verdict.at, value, verdict: Some(verdict), is_filled })
+        let reason = verdict.is_anomaly.then(|| self.reason(state, &outcome));
+        let at = verdict.at;
+        self.answer(entity, Answer { at, value, verdict: Some(verdict), reason, is_filled })
+    }
+
+    /// The description of an anomaly.
+    fn reason(&self, state: &EntityState, outcome: &Outcome) -> String {
+        let (detector, verdict) = (&self.detector, &outcome.verdict);
+        if detector.strategy().members().is_empty() {
+            return detector.description(verdict);
+        }
+        // Which members found it; of the peak of an episode it is known.
+        let figures = || state.model.metadata(verdict, detector.rule());
+        let metadata = outcome.metadata.clone().unwrap_or_else(figures);
+        detector.description_with(verdict, &metadata)
     }
 
     /// A row for what has a time but no value.
     fn without_value(&mut self, entity: &str, at: i64) -> SqlResult<()> {
-        self.answer(entity, Answer { at, value: None, verdict: None, is_filled: false })
+        let answer = Answer { at, value: None, verdict: None, reason: None, is_filled: false };
+        self.answer(entity, answer)
     }
 
     /// Writes the row, or keeps it as long as it may be the only one of its entity.
@@ -289,9 +308,7 @@ impl Output {
         if answer.is_filled {
             reasons.push("no value in this bucket: this one stands in for it".to_owned());
         }
-        if verdict.is_anomaly {
-            reasons.push(self.detector.description(verdict));
-        }
+        reasons.extend(answer.reason.clone());
         self.result
             .column(finite(verdict.expected))
             .column(finite(verdict.lower))

@@ -26,4 +26,5 @@ pub mod scan;
 pub mod source;
 mod states;
 mod train;
+mod update_detector_performance;
 mod watch;

@@ -98,7 +98,7 @@ fn monitor_system(
             "the default is 1",
         ));
     }
-    let context = Context { calendar: Calendar::default(), kind: Kind::Value };
+    let context = Context::new(Calendar::default(), Kind::Value);
     let strategy = anomaly_core::strategy::strategy(strategy, &serde_json::Value::Null, &context)
         .map_err(from_core)?;
     let (strategy, tells_once) = (strategy.name(), strategy.tells_once());

@@ -41,7 +41,12 @@ struct Texts {
 impl Texts {
     fn new(core: &Detector, episode: &Episode, metadata: String) -> Self {
         let peak = Verdict::from(&episode.peak);
-        Texts { description: core.description(&peak), suggestion: core.suggestion(&peak), metadata }
+        let figures = serde_json::from_str(&metadata).unwrap_or_default();
+        Texts {
+            description: core.description_with(&peak, &figures),
+            suggestion: core.suggestion(&peak),
+            metadata,
+        }
     }
 }
 

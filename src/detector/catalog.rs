@@ -1,7 +1,7 @@
 //! Reading a detector's configuration, state and active model. All of it is fixed SQL under the
 //! rights of the extension's owner; whether the caller may see the detector is checked here.
 
-use anomaly_core::{Detector, DetectorConfig, verdict::Direction};
+use anomaly_core::{Detector, DetectorConfig, strategy::Performance, verdict::Direction};
 use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, pg_sys};
 
 use crate::{
@@ -66,6 +66,8 @@ pub struct DetectorRow {
     pub min_effect: f64,
     pub min_relative_effect: f64,
     pub params: serde_json::Value,
+    /// How often members of an ensemble were right.
+    pub performance: Vec<(String, Performance)>,
     pub status: String,
     pub watermark: Option<i64>,
     /// now − settle: no point later than this is looked at. With buckets, the start of the one that
@@ -147,6 +149,7 @@ impl DetectorRow {
             anomaly_type: self.anomaly_type.clone(),
             time_zone: self.time_zone.clone(),
             kind: self.sampling.kind,
+            performance: self.performance.clone(),
             direction: self.direction,
             min_effect: self.min_effect,
             min_relative_effect: self.min_relative_effect,
@@ -207,7 +210,10 @@ const LOAD: &str = "\
            m.version, m.points_per_day, m.payload, \
            d.trials_column, d.kind, d.direction, d.min_effect, d.min_relative_effect, \
            m.entities, d.bucket, d.aggregate, d.on_missing, \
-           (extract(epoch FROM d.late_window) * 1000000)::bigint, d.feature_columns \
+            (extract(epoch FROM d.late_window) * 1000000)::bigint, d.feature_columns, \
+            (SELECT jsonb_object_agg(p.member, jsonb_build_array(p.true_positives, \
+                    p.false_positives, p.true_negatives, p.false_negatives)) \
+               FROM anomaly.member_performance p WHERE p.detector = d.detector) \
       FROM anomaly.detector d JOIN anomaly.detector_state s USING (detector) \
       LEFT JOIN anomaly.model m ON m.detector = d.detector AND m.active \
      WHERE d.detector = $1";
@@ -265,6 +271,7 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
         min_effect: row.must(32)?,
         min_relative_effect: row.must(33)?,
         params: row.must::<JsonB>(21)?.0,
+        performance: row.get::<JsonB>(40)?.map_or_else(Vec::new, |counts| performance(&counts.0)),
         status: row.must(22)?,
         watermark: row.micros(23)?,
         settled_until: sampling.settled(row.micros(24)?.unwrap_or(i64::MIN)),
@@ -273,4 +280,21 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
         late_window: row.must(38)?,
         model,
     })
+}
+
+/// Counts by member, in the order of [`LOAD`].
+fn performance(counts: &serde_json::Value) -> Vec<(String, Performance)> {
+    let members = counts.as_object().into_iter().flatten();
+    members
+        .map(|(member, counts)| {
+            let count = |i: usize| counts.get(i).and_then(serde_json::Value::as_u64).unwrap_or(0);
+            let performance = Performance {
+                true_positives: count(0),
+                false_positives: count(1),
+                true_negatives: count(2),
+                false_negatives: count(3),
+            };
+            (member.clone(), performance)
+        })
+        .collect()
 }

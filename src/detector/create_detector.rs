@@ -389,6 +389,7 @@ impl Settings<'_> {
             anomaly_type: self.anomaly_type.to_owned(),
             time_zone: self.time_zone.to_owned(),
             kind: sampling.kind,
+            performance: Vec::new(),
             direction: Direction::side(self.direction).map_err(from_core)?,
             min_effect: self.min_effect,
             min_relative_effect: self.min_relative_effect,

@@ -48,7 +48,7 @@ fn explain(row: &DetectorRow, entity: Option<&str>) -> SqlResult<Vec<Explained>>
     };
     // The promise is for all entities together, and each has its share of the points.
     let share = 1.0 / model.entities.max(1) as f64;
-    let expected = row.threshold.is_none().then_some(row.alerts_per_day * share);
+    let expected = core.rule().threshold.is_none().then_some(row.alerts_per_day * share);
     let mut rows: Vec<Explained> = states
         .decoded(&row.detector, &core)?
         .into_iter()

@@ -26,6 +26,8 @@ $node->safe_psql('postgres', q{
 	SELECT anomaly.create_detector('system_cpu', 'mad', 'load', threshold => 9, min_data_points => 20);
 	SELECT count(*) FROM generate_series(1, 60) i, anomaly.process_data_point(jsonb_build_object('load', 1 + (i % 5) / 10.0, 'timestamp', now() - (61 - i) * interval '1 s'));
 	SELECT count(*) FROM anomaly.process_data_point('{"load": 77}');
+	SELECT anomaly.create_detector('system_cpu', 'adaptive', 'votes', name => 'of several');
+	SELECT anomaly.update_detector_performance('of several', 'iqr', true_positives => 9, false_positives => 1);
 }, Readings::as('Old Owner'));
 
 # One incident that is over, one whose episode is still open when the dump is made.
@@ -65,7 +67,7 @@ for (@relations)
 }
 is(join("\n", @different), '', "fault_d8_contents: all $compared tables and sequences are equal, $filled of them not empty");
 is($copy->safe_psql('postgres', q{SELECT (SELECT count(*) FROM anomaly.detectors), (SELECT count(*) >= 3 FROM anomaly.models),
-	(SELECT count(*) > 5 FROM anomaly.entity_state), (SELECT count(*) FROM anomaly.alerts), (SELECT count(*) > 3 FROM anomaly.runs)}), '4|t|t|3|t',
+	(SELECT count(*) > 5 FROM anomaly.entity_state), (SELECT count(*) FROM anomaly.alerts), (SELECT count(*) > 3 FROM anomaly.runs), (SELECT f1_score > 0.9 FROM anomaly.member_performances)}), '5|t|t|3|t|t',
 	'fault_d8_power: there is something of everything');
 is($copy->safe_psql('postgres', q{SELECT (SELECT count(*) FROM anomaly.anomaly_type WHERE builtin), (SELECT count(*) FROM anomaly.anomaly_type WHERE NOT builtin),
 	(SELECT count(*) FROM anomaly.strategy)}), $node->safe_psql('postgres', q{SELECT (SELECT count(*) FROM anomaly.anomaly_type) - 1, 1, (SELECT count(*) FROM anomaly.strategy)}),

@@ -1,6 +1,8 @@
 //! Alerts in words, for every strategy.
 
-use crate::strategy::{ANOMALY_TYPES, Rule, Strategy};
+use serde_json::{Map, Value};
+
+use crate::strategy::{ANOMALY_TYPES, FOUND_BY, Rule, Strategy};
 use crate::verdict::{Direction, Status, Verdict};
 
 /// Two decimals; in scientific notation where that would show nothing but zeros or too many digits.
@@ -16,12 +18,14 @@ pub(crate) fn figure(v: f64) -> String {
 }
 
 /// One sentence: metric, value, direction, the strategy's figure with its threshold (or p with its
-/// limit), and the expected range. What has no sides says that the value stays where it is.
+/// limit), and the expected range; then the members of an ensemble that find it by themselves.
+/// What has no sides says that the value stays where it is.
 pub fn description(
     metric: &str,
     strategy: &dyn Strategy,
     rule: &Rule,
     verdict: &Verdict,
+    metadata: &Map<String, Value>,
 ) -> String {
     let statistic_name = strategy.statistic_name();
     let value = figure(verdict.value);
@@ -53,7 +57,7 @@ pub fn description(
         Some(threshold) => format!(
             "{statistic_name} {}, threshold {}",
             figure(verdict.statistic),
-            figure(threshold)
+            figure(strategy.limit(threshold))
         ),
         None => format!(
             "{statistic_name} {}, p = {}, threshold {}",
@@ -65,11 +69,19 @@ pub fn description(
     if !strategy.has_sides() && verdict.value.is_finite() {
         return format!("{metric} stays at {value} ({limit}; {range})");
     }
-    format!("{metric} is {value}, {side} normal ({limit}; {range})")
+    let mut text = format!("{metric} is {value}, {side} normal ({limit}; {range})");
+    if let Some(Value::Array(members)) = metadata.get(FOUND_BY) {
+        let members: Vec<&str> = members.iter().filter_map(Value::as_str).collect();
+        if !members.is_empty() {
+            text += "; found by ";
+            text += &members.join(", ");
+        }
+    }
+    text
 }
 
 /// A probability from its logarithm, also where it underflows.
-fn probability(ln_p: f64) -> String {
+pub(crate) fn probability(ln_p: f64) -> String {
     let log10 = ln_p / std::f64::consts::LN_10;
     if ln_p > -7.0 {
         format!("{:.4}", libm::exp(ln_p))

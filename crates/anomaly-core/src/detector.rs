@@ -18,7 +18,7 @@ use crate::episode::{Episode, Observed, Transition};
 use crate::gaps::{Arrival, Presence};
 use crate::point::Point;
 use crate::strategy::{
-    Context, EntityModel, Kind, Rule, Strategy, json_number, strategy, taking_features,
+    Context, EntityModel, Kind, Performance, Rule, Strategy, json_number, strategy, taking_features,
 };
 use crate::verdict::{Direction, Status, Tail, Verdict};
 use crate::{Error, Result};
@@ -63,6 +63,8 @@ pub struct DetectorConfig {
     pub kind: Kind,
     /// Anomalies on the other side do not count; `None`: both sides do.
     pub direction: Option<Direction>,
+    /// How often members of an ensemble were right, by their full names; weights of `adaptive`.
+    pub performance: Vec<(String, Performance)>,
     /// Least distance from the expected value, in the metric's unit, that matters to anybody.
     pub min_effect: f64,
     /// The same as a share of the expected value.
@@ -87,6 +89,7 @@ impl Default for DetectorConfig {
             anomaly_type: "data_outlier".into(),
             time_zone: "UTC".into(),
             kind: Kind::Value,
+            performance: Vec::new(),
             direction: None,
             min_effect: 0.0,
             min_relative_effect: 0.0,
@@ -204,7 +207,11 @@ fn rule(config: &DetectorConfig, strategy: &dyn Strategy, points_per_day: f64) -
 impl Detector {
     /// `InvalidParameter` names the setting and its range; `Unsupported`: see [`strategy`].
     pub fn new(mut config: DetectorConfig) -> Result<Self> {
-        let context = Context { calendar: Calendar::new(&config.time_zone)?, kind: config.kind };
+        let context = Context {
+            calendar: Calendar::new(&config.time_zone)?,
+            kind: config.kind,
+            performance: config.performance.clone(),
+        };
         let strategy = strategy(&config.strategy, &config.params, &context)?;
         if let Some(threshold) = config.threshold {
             positive("threshold", threshold)?;
@@ -500,11 +507,17 @@ impl Detector {
 
     /// One sentence for people; see [`crate::describe`].
     pub fn description(&self, verdict: &Verdict) -> String {
+        self.description_with(verdict, &Map::new())
+    }
+
+    /// The same, with what the model's metadata of the verdict says about members that found it.
+    pub fn description_with(&self, verdict: &Verdict, metadata: &Map<String, Value>) -> String {
         crate::describe::description(
             &self.config.metric_name,
             self.strategy.as_ref(),
             &self.rule,
             verdict,
+            metadata,
         )
     }
 

@@ -455,6 +455,10 @@ const CASES: &[Case] = &[
     ("auto", Shape::RandomWalk, MINUTELY, 1000, Anomaly::Spike(15.0), 1),
     ("auto", Shape::Poisson { rate: 20.0 }, MINUTELY, 1000, Anomaly::Spike(12.0), 1),
     ("auto", Shape::White, MINUTELY, 1000, Anomaly::LevelShift(8.0), 20),
+    ("ensemble", Shape::White, MINUTELY, 1000, Anomaly::Spike(10.0), 1),
+    ("ensemble", Shape::White, MINUTELY, 1000, Anomaly::Spike(-10.0), 1),
+    ("ensemble", Shape::Poisson { rate: 20.0 }, MINUTELY, 1000, Anomaly::Spike(12.0), 1),
+    ("adaptive", Shape::White, MINUTELY, 1000, Anomaly::Spike(10.0), 1),
 ];
 
 #[test]

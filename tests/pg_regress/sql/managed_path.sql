@@ -76,8 +76,6 @@ SELECT anomaly.watch('host_cpu', at => 'cpu', name => 'x');
 \echo :LAST_ERROR_SQLSTATE
 SELECT anomaly.watch('host_cpu', strategy => 'zscor', name => 'x');
 \echo :LAST_ERROR_SQLSTATE
-SELECT anomaly.watch('host_cpu', strategy => 'adaptive', name => 'x');
-\echo :LAST_ERROR_SQLSTATE
 SELECT anomaly.watch('host_cpu', params => '{"window": 3}', name => 'x');
 \echo :LAST_ERROR_SQLSTATE
 SELECT anomaly.watch('host_cpu', threshold => -1, name => 'x');

@@ -58,7 +58,7 @@ pub const STRATEGIES: [&str; 3] = ["statistical_zscore", "statistical_iqr", "sta
 
 /// UTC, any kind of value.
 pub fn context() -> Context {
-    Context { calendar: Calendar::new("UTC").unwrap(), kind: Kind::Value }
+    Context::new(Calendar::new("UTC").unwrap(), Kind::Value)
 }
 
 pub fn config(strategy: &str) -> DetectorConfig {

@@ -179,7 +179,6 @@ SELECT pg_catalog.jsonb_extract_path(e, 'verdict', 'value'), pg_catalog.jsonb_ex
 SELECT detector, version, active, entities, shared_bytes FROM anomaly.models ORDER BY detector, version;
 SELECT entity, strategy, status, points, expected_alerts_per_day FROM anomaly.explain_detector('created');
 SELECT entity, strategy, status, points, expected_alerts_per_day FROM anomaly.explain_detector('watched', 'no such');
-SELECT status, model_version FROM anomaly.rollback_model('created');
 SELECT anomaly.train('created');
 SELECT status, model_version FROM anomaly.rollback_model('created');
 SELECT anomaly.import_model('created', anomaly.export_model('created'));

@@ -42,7 +42,7 @@ fn fault_m5_a_fit_can_be_interrupted() {
 
         ASKED.store(0, Ordering::Relaxed);
         STOP_AT.store(asked / 2, Ordering::Relaxed);
-        assert!(catch_unwind(AssertUnwindSafe(|| train())).is_err(), "{strategy} went on");
+        assert!(catch_unwind(AssertUnwindSafe(train)).is_err(), "{strategy} went on");
         assert_eq!(ASKED.load(Ordering::Relaxed), asked / 2, "{strategy} went on");
 
         // Nothing of the one that was interrupted is left anywhere.

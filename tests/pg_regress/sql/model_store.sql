@@ -103,6 +103,20 @@ UPDATE anomaly.entity_state s SET payload = pg_temp.flipped(s.payload) FROM anom
 SELECT status FROM anomaly.train('kept');
 SELECT status, value FROM anomaly.alerts WHERE detector = 'kept' ORDER BY id DESC LIMIT 1;
 
+-- What a scan looks back at begins anew with each version.
+SELECT anomaly.create_detector('data_outlier', 'mad', 'v', source => 'stored', entity => 'host', settle => '0 s', late_window => '1 hour', name => 'looks_back');
+SELECT model_version FROM anomaly.train('looks_back');
+INSERT INTO stored VALUES (clock_timestamp(), 'web1', 105);
+SELECT status FROM anomaly.scan('looks_back');
+SELECT version, count(*) > 0 AS checkpoint FROM anomaly.checkpoint WHERE detector = 'looks_back' GROUP BY version;
+SELECT model_version FROM anomaly.train('looks_back');
+SELECT model_version FROM anomaly.rollback_model('looks_back');
+SELECT count(*) AS checkpoints FROM anomaly.checkpoint WHERE detector = 'looks_back';
+INSERT INTO stored VALUES (now() - interval '90 seconds', 'web1', 900), (clock_timestamp(), 'web1', 105);
+SELECT status, alerts_opened FROM anomaly.scan('looks_back');
+INSERT INTO stored VALUES (clock_timestamp() - interval '1 microsecond', 'web1', 901);
+SELECT status, alerts_opened FROM anomaly.scan('looks_back');
+
 -- fault_a5_models, fault_a6_model_rows: what a model holds is its owner's: nobody else exports, imports, rolls back or reads one
 CREATE ROLE model_stranger;
 CREATE ROLE model_monitor IN ROLE anomaly_monitor;

@@ -75,7 +75,8 @@ pub fn settings(detector: &str) -> SqlResult<Map<String, Value>> {
         sql::row(
             "SELECT jsonb_build_object('strategy', strategy, 'params', params, 'kind', kind, \
                 'time_zone', time_zone, 'bucket', to_char(bucket, 'YYYY-MM-DD HH24:MI:SS.US'), \
-                'aggregate', aggregate, 'on_missing', on_missing) \
+                'aggregate', aggregate, 'on_missing', on_missing, \
+                'features', feature_columns) \
              FROM anomaly.detector WHERE detector = $1",
             &[detector.into()],
             |row| row.must::<JsonB>(1),

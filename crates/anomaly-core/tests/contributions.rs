@@ -53,6 +53,7 @@ fn the_planted_column_contributes_most() {
         ("one_class_svm", json!({})),
         ("autoencoder", json!({})),
         ("random_cut_forest", json!({})),
+        ("ensemble", json!({})),
     ] {
         let detector = detector(strategy, params);
         let (mut right, mut flagged) = ([0; 4], 0);

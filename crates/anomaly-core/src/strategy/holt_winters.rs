@@ -619,7 +619,7 @@ mod tests {
     use crate::calendar::Calendar;
 
     fn model(params: Value) -> Model {
-        let context = Context { calendar: Calendar::default(), kind: Kind::Value };
+        let context = Context::new(Calendar::default(), Kind::Value);
         Model::new(HoltWinters::new(params.as_object().unwrap(), &context).unwrap().config)
     }
 

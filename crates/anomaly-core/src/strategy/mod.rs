@@ -13,6 +13,7 @@ mod chance;
 mod changepoint;
 mod contributions;
 mod cusum;
+mod ensemble;
 mod error_scale;
 mod esd;
 mod ewma;
@@ -32,6 +33,7 @@ mod moments;
 mod moving_average;
 mod novelty;
 mod one_class_svm;
+mod performance;
 mod persist;
 mod quantile;
 mod quantiles;
@@ -57,6 +59,7 @@ pub use auto::Auto;
 pub use autoencoder::Autoencoder;
 pub use changepoint::Changepoint;
 pub use cusum::Cusum;
+pub use ensemble::Ensemble;
 pub use esd::Esd;
 pub use ewma::Ewma;
 pub use flat_line::FlatLine;
@@ -71,6 +74,7 @@ pub use matrix_profile::MatrixProfile;
 pub use moving_average::MovingAverage;
 pub use novelty::Novelty;
 pub use one_class_svm::OneClassSvm;
+pub use performance::Performance;
 pub use persist::Persist;
 pub use quantile::Quantile;
 pub use random_cut_forest::RandomCutForest;
@@ -79,6 +83,9 @@ pub use seasonal::Seasonal;
 pub use threshold::Threshold;
 pub use volatility_shift::VolatilityShift;
 pub use zscore::Zscore;
+
+/// See [`EntityModel::metadata`].
+pub const FOUND_BY: &str = "found_by";
 
 /// When a point is an anomaly.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -118,7 +125,7 @@ pub trait Strategy: Send + Sync {
     /// cusum 7, esd 8, quantile 9, threshold 10, persist 11, level_shift 12, volatility_shift 13,
     /// flat_line 14, seasonal 15, holt_winters 16, changepoint 17, matrix_profile 18,
     /// random_cut_forest 19, novelty 20, auto 21, isolation_forest 22, one_class_svm 23,
-    /// autoencoder 24, lstm 25.
+    /// autoencoder 24, lstm 25, ensemble 26, adaptive 27.
     fn algorithm(&self) -> u16;
     /// `InvalidParameter` when the strategy has no rule that this threshold, a number above 0, could be
     /// for.
@@ -129,6 +136,15 @@ pub trait Strategy: Send + Sync {
     /// it.
     fn threshold(&self) -> Option<f64> {
         None
+    }
+    /// What [`Verdict::statistic`] must exceed under a threshold: the threshold itself but where that is
+    /// of another kind.
+    fn limit(&self, threshold: f64) -> f64 {
+        threshold
+    }
+    /// The strategies that it combines, by full name; none where it is but one.
+    fn members(&self) -> Vec<&'static str> {
+        Vec::new()
     }
     /// Whether what is told is an event of one anomalous point, after which nothing is unusual: a second
     /// one in a row would never come.
@@ -158,7 +174,7 @@ pub trait Strategy: Send + Sync {
         None
     }
     /// How many further columns of a row ([`Point::features`]) it judges together with the value at most;
-    /// 0 where it looks at the value alone.
+    /// 0 where it looks at the value alone. An ensemble's follow from its members.
     fn features(&self) -> usize {
         strategy_info(self.name()).map_or(0, |info| info.features)
     }
@@ -195,7 +211,8 @@ pub trait EntityModel: Send {
     fn learn_clipped(&mut self, point: &Point);
     fn encode(&self, out: &mut Vec<u8>) -> Result<()>;
     /// The strategy's figures behind a verdict, by the names users know. Valid JSON whatever the
-    /// verdict holds.
+    /// verdict holds. In a list [`FOUND_BY`] the members of an ensemble that find it unusual by
+    /// themselves, for [`crate::describe`].
     fn metadata(&self, verdict: &Verdict, rule: &Rule) -> Map<String, Value>;
     /// By how much each column makes a point unusual: the value, then each of [`Point::features`] that
     /// the model looks at; ≥ 0, 1 in total. `None` of a model that looks at the value only, and where
@@ -215,6 +232,15 @@ pub struct Context {
     /// The detector's time zone: hours and weekdays are local ones.
     pub calendar: Calendar,
     pub kind: Kind,
+    /// How often members of an ensemble were right, by their full names.
+    pub performance: Vec<(String, Performance)>,
+}
+
+impl Context {
+    /// Of a detector that nobody has judged.
+    pub fn new(calendar: Calendar, kind: Kind) -> Self {
+        Context { calendar, kind, performance: Vec::new() }
+    }
 }
 
 /// What a value is, as far as it decides how much it varies by chance.
@@ -400,7 +426,8 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         .with_features(random_cut_forest::MAX_FEATURES),
     info("learning_isolation_forest", "isolation_forest", "learning",
         "how few random splits isolate a point",
-        Some(|params, context| Ok(Box::new(IsolationForest::new(params, context)?)))),
+        Some(|params, context| Ok(Box::new(IsolationForest::new(params, context)?))))
+        .with_features(learned::MAX_FEATURES),
     info("learning_one_class_svm", "one_class_svm", "learning",
         "distance outside the support of the training data",
         Some(|params, context| Ok(Box::new(OneClassSvm::new(params, context)?))))
@@ -414,11 +441,13 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         Some(|params, context| Ok(Box::new(Lstm::new(params, context)?))))
         .with_features(learned::MAX_FEATURES),
     info("hybrid_ensemble", "ensemble", "hybrid",
-        "weighted vote of several strategies",
-        None),
+        "weighted vote of calibrated members",
+        Some(|params, context| Ok(Box::new(Ensemble::new(params, context)?))))
+        .with_features(learned::MAX_FEATURES),
     info("hybrid_adaptive", "adaptive", "hybrid",
-        "vote whose weights follow feedback",
-        None),
+        "ensemble that learns its weights from feedback",
+        Some(|params, context| Ok(Box::new(Ensemble::adaptive(params, context)?))))
+        .with_features(learned::MAX_FEATURES),
     info("hybrid_auto", "auto", "hybrid",
         "chooses and combines strategies by what the data shows",
         Some(|params, context| Ok(Box::new(Auto::new(params, context)?)))),

@@ -1067,7 +1067,7 @@ impl<'a> Side<'a> {
 /// Just above where a rising function becomes positive, between `low`, where it is not, and `high`,
 /// where it is: inverse quadratic interpolation where that is safe, else bisection (Chandrupatla
 /// 1997, "A new hybrid quadratic/bisection algorithm").
-fn root(f: &dyn Fn(f64) -> f64, low: f64, high: f64) -> f64 {
+pub(super) fn root(f: &dyn Fn(f64) -> f64, low: f64, high: f64) -> f64 {
     // a: latest, b: the other side, c: the one before
     let (mut a, mut b) = (high, low);
     let (mut fa, mut fb) = (f(a), f(b).min(-f64::MIN_POSITIVE));

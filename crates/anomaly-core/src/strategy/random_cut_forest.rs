@@ -1120,10 +1120,8 @@ mod tests {
     fn trees_hold_their_samples() {
         let params = serde_json::json!({"number_of_trees": 3, "sample_size": 32, "history": 256});
         let Value::Object(params) = params else { unreachable!() };
-        let context = Context {
-            calendar: crate::calendar::Calendar::new("UTC").unwrap(),
-            kind: super::super::Kind::Value,
-        };
+        let calendar = crate::calendar::Calendar::new("UTC").unwrap();
+        let context = Context::new(calendar, super::super::Kind::Value);
         let mut forest = Forest::new(RandomCutForest::new(&params, &context).unwrap());
         let mut at = 0;
         for i in 0..1500i64 {

@@ -652,7 +652,7 @@ mod tests {
     use super::*;
 
     fn regressor(params: Value) -> Regressor {
-        let context = Context { calendar: Calendar::default(), kind: Kind::Value };
+        let context = Context::new(Calendar::default(), Kind::Value);
         let made = Regression::new(params.as_object().unwrap(), &context).unwrap();
         Regressor::new(made.config)
     }

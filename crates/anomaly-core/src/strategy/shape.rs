@@ -363,7 +363,7 @@ impl Usual {
     }
 }
 
-/// The values of an envelope as computed for a judgement, for the learning that follows it.
+/// The values of an envelope as computed for a judgement, for those and the learning that follow it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Kept {
     at: i64,
@@ -467,6 +467,13 @@ impl<B: Shape> Shaped<B> {
     }
 
     fn envelope(&self, point: &Point) -> Option<Envelope> {
+        // Of the same time whatever the value, and an ensemble asks about many.
+        if let Some(kept) = self.kept.get()
+            && kept.at == point.at
+            && point.features.is_empty()
+        {
+            return kept.envelope;
+        }
         let shape = self.value.baseline();
         let fit = shape.fit(point)?;
         if fit.is_degenerate() {
@@ -477,11 +484,7 @@ impl<B: Shape> Shaped<B> {
 
     /// Counts both looks at a point that the model has not learned yet.
     fn calibrate(&mut self, point: &Point, anomalous: bool) {
-        let envelope = match self.kept.get() {
-            Some(kept) if kept.at == point.at && point.features.is_empty() => kept.envelope,
-            _ => self.envelope(point),
-        };
-        let Some(envelope) = envelope else { return };
+        let Some(envelope) = self.envelope(point) else { return };
         // What follows an unusual point that was learned is unusual too. Where such points are left
         // out there is nothing of the kind, and it would make the tail too heavy.
         if !anomalous && self.disturbed > 0 {

@@ -40,13 +40,13 @@ pub(super) fn non_finite(point: &Point, verdict: &mut Verdict) -> bool {
 /// Excursions count as at most this much evidence.
 const HIGHEST: f64 = 70.0;
 /// The calibrator sees evidence e as the residual of normal noise with p = exp(−e).
-const DOF: f64 = 500.0;
+pub(super) const DOF: f64 = 500.0;
 
-fn residual_of(evidence: f64) -> f64 {
+pub(super) fn residual_of(evidence: f64) -> f64 {
     deviation_from_ln_p(-evidence)
 }
 
-fn evidence_of(residual: f64) -> f64 {
+pub(super) fn evidence_of(residual: f64) -> f64 {
     -ln_p_normal_two_sided(residual.min(MAX_DEVIATION))
 }
 

@@ -123,7 +123,7 @@ SELECT count(*) FROM detect_anomalies('load', value => 'cpu', strategy => 'one_c
 \echo :LAST_ERROR_SQLSTATE
 SELECT count(*) FROM detect_anomalies('load', value => 'cpu', strategy => 'one_class_svm', features => '{""}');
 \echo :LAST_ERROR_SQLSTATE
-SELECT anomaly.create_detector('system_cpu', 'one_class_svm', 'c', features => ARRAY(SELECT 'f' || i FROM generate_series(1, 9) i), name => 'x');
+SELECT anomaly.create_detector('system_cpu', 'one_class_svm', 'c', features => ARRAY(SELECT 'f' || i FROM generate_series(1, 17) i), name => 'x');
 \echo :LAST_ERROR_SQLSTATE
 SELECT anomaly.create_detector('system_cpu', 'mad', 'c', features => '{users}', name => 'x');
 \echo :LAST_ERROR_SQLSTATE

@@ -16,7 +16,7 @@
 //! **p.** T = h (S / (1 − S))^(1/k) is the mean evidence (Kolmogorov 1930): what every member would have
 //! to find for the same S. Members agree most of the time but not always, so T is calibrated once more
 //! by its own past ([`Calibrator`]): the promised rate holds whoever the members are. T rises as far
-//! as the members' evidence does.
+//! as the members' evidence does. Of counts and ratios p is exp(−T) at least.
 //!
 //! **Sides.** Members expect different values. What the ensemble expects is the expectation of that
 //! member with which all together agree best. On the way from there to x a member's evidence counts
@@ -36,7 +36,7 @@ use super::novelty::root;
 use super::performance::{Performance, adapted};
 use super::statistic::{DOF, evidence_of, residual_of};
 use super::{
-    Context, EntityModel, FOUND_BY, Parameters, Rule, STRATEGIES, Strategy, StrategyInfo,
+    Context, EntityModel, FOUND_BY, Kind, Parameters, Rule, STRATEGIES, Strategy, StrategyInfo,
     check_keys, json_number, number_param, strategy_info,
 };
 use crate::calibration::Calibrator;
@@ -44,7 +44,7 @@ use crate::codec::Reader;
 use crate::describe::{figure, probability};
 use crate::distribution::{MIN_LN_P, ln_p_normal_two_sided};
 use crate::point::Point;
-use crate::verdict::{Direction, Verdict};
+use crate::verdict::{Direction, Tail, Verdict};
 use crate::{Error, Result};
 
 /// Without `detectors`: names and weights.
@@ -245,6 +245,9 @@ fn weight_of(name: &str, weight: &Value) -> Result<f64> {
 /// What an ensemble is made of.
 struct Settings {
     adaptive: bool,
+    /// Of counts and ratios members know what chance explains; shares of few different values cannot be
+    /// finer, so that p is no less than the members' own.
+    by_chance: bool,
     members: Vec<Member>,
     /// What judges: the configured weights, or those that follow feedback.
     weights: Vec<f64>,
@@ -323,6 +326,7 @@ impl Ensemble {
         }
         Ok(Ensemble(Arc::new(Settings {
             adaptive,
+            by_chance: context.kind != Kind::Value,
             weights: if adaptive { adapted(&configured, &performance) } else { configured },
             members,
             scale: Scale::new(combine, SIGMAS),
@@ -598,7 +602,10 @@ impl EnsembleModel {
             return critical;
         }
         let (_, above) = self.calibrator.quantiles(&rule.alpha(), DOF);
-        let critical = evidence_of(above);
+        let mut critical = evidence_of(above);
+        if self.settings.by_chance {
+            critical = critical.max(-rule.ln_alpha);
+        }
         self.critical.set(Some((rule.ln_alpha, critical)));
         critical
     }
@@ -734,7 +741,11 @@ impl EntityModel for EnsembleModel {
         verdict.direction = Direction::of(point.value, look.expected);
         let (scale, limit) = self.limit(rule);
         verdict.statistic = scale.combined(&judged.weights, &judged.evidence).score;
-        verdict.tail = self.calibrator.tail(residual_of(self.mean_evidence(&judged)), DOF);
+        let evidence = self.mean_evidence(&judged);
+        verdict.tail = self.calibrator.tail(residual_of(evidence), DOF);
+        if self.settings.by_chance {
+            verdict.tail = Tail::LnP(verdict.ln_p().max(-evidence));
+        }
         verdict.is_anomaly = match rule.threshold {
             Some(_) => verdict.statistic >= limit - ROUNDING && point.value != look.expected,
             None => verdict.ln_p() < rule.ln_alpha,

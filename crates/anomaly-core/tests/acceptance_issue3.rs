@@ -188,6 +188,22 @@ fn a_level_shift_of_a_daily_course_gives_exactly_one_event_and_then_silence() {
     });
 }
 
+/// `anomaly.explain_detector` names the periods and the trend, and what the promise was worth.
+#[test]
+fn auto_explains_what_it_found() {
+    each(&["auto"], |strategy| {
+        let shape = Shape::Seasonal { weekly: false, trend: 3.0 };
+        let all = series(shape, Times::Every(HOUR), 40 * 24, 7);
+        let explained = trained_on(&detector(defaults(strategy)), &all.samples).model.explain();
+        assert_eq!(explained["strategy"], "seasonal");
+        let data = &explained["data"];
+        let seasons = data["seasons"].as_array().unwrap();
+        assert!(seasons.iter().any(|s| s["period_seconds"] == 86_400.0), "{data}");
+        assert!(data["trend_per_day"].as_f64().is_some(), "{data}");
+        assert_eq!(explained["share_of_points_by_p"].as_array().unwrap().len(), 2);
+    });
+}
+
 /// What the others do with a level shift, for the docs: `cargo test level_shift -- --nocapture`.
 #[test]
 fn a_level_shift_is_noticed_by_every_strategy_that_looks_at_the_level() {

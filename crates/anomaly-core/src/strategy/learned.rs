@@ -786,6 +786,10 @@ impl<M: Machine> Baseline for Learned<M> {
         map.insert("expected".into(), json_number(verdict.expected));
     }
 
+    fn explain(&self) -> Map<String, Value> {
+        self.describe()
+    }
+
     fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
         self.clock.encode(out);
         self.trust.encode(out);
@@ -835,9 +839,5 @@ impl<M: Machine> Shape for Learned<M> {
 
     fn features(&self) -> usize {
         self.history.width()
-    }
-
-    fn explain(&self) -> Map<String, Value> {
-        self.describe()
     }
 }

@@ -117,6 +117,10 @@ pub(super) trait Baseline: Send + Sized {
         (finite(fit.centre - threshold * fit.below), finite(fit.centre + threshold * fit.above))
     }
     fn metadata(&self, verdict: &Verdict, map: &mut Map<String, Value>);
+    /// See [`EntityModel::explain`].
+    fn explain(&self) -> Map<String, Value> {
+        Map::new()
+    }
     fn encode(&self, out: &mut Vec<u8>) -> Result<()>;
 }
 
@@ -531,6 +535,10 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
         out.extend_from_slice(&self.off_centre.sum_ln.to_le_bytes());
         out.extend_from_slice(&self.refreshed.to_le_bytes());
         self.baseline.encode(out)
+    }
+
+    fn explain(&self) -> Map<String, Value> {
+        self.baseline.explain()
     }
 
     fn metadata(&self, verdict: &Verdict, rule: &Rule) -> Map<String, Value> {

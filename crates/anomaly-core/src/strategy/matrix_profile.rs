@@ -436,6 +436,13 @@ impl Baseline for Profile {
         map.insert("window".into(), Value::from(self.config.window));
     }
 
+    fn explain(&self) -> Map<String, Value> {
+        let mut map = Map::new();
+        map.insert("window".into(), Value::from(self.config.window));
+        map.insert("history".into(), Value::from(self.config.history));
+        map
+    }
+
     fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
         self.clock.encode(out);
         self.trust.encode(out);
@@ -460,13 +467,6 @@ impl Shape for Profile {
         }
         let at = |offset: f64| self.history.scale(fit.centre + offset * fit.below);
         self.distances(&OFFSETS.map(at))
-    }
-
-    fn explain(&self) -> Map<String, Value> {
-        let mut map = Map::new();
-        map.insert("window".into(), Value::from(self.config.window));
-        map.insert("history".into(), Value::from(self.config.history));
-        map
     }
 }
 

@@ -964,6 +964,16 @@ impl Baseline for Forest {
         map.insert("expected".into(), json_number(verdict.expected));
     }
 
+    fn explain(&self) -> Map<String, Value> {
+        let mut map = Map::new();
+        map.insert("shingle_size".into(), Value::from(self.config.shingle));
+        map.insert("number_of_trees".into(), Value::from(self.config.trees));
+        map.insert("sample_size".into(), Value::from(self.config.sample));
+        map.insert("history".into(), Value::from(self.history_reach()));
+        map.insert("features".into(), Value::from(self.history.width()));
+        map
+    }
+
     fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
         self.clock.encode(out);
         self.trust.encode(out);
@@ -997,16 +1007,6 @@ impl Shape for Forest {
 
     fn features(&self) -> usize {
         self.history.width()
-    }
-
-    fn explain(&self) -> Map<String, Value> {
-        let mut map = Map::new();
-        map.insert("shingle_size".into(), Value::from(self.config.shingle));
-        map.insert("number_of_trees".into(), Value::from(self.config.trees));
-        map.insert("sample_size".into(), Value::from(self.config.sample));
-        map.insert("history".into(), Value::from(self.history_reach()));
-        map.insert("features".into(), Value::from(self.history.width()));
-        map
     }
 }
 

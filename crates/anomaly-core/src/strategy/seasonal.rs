@@ -1266,6 +1266,21 @@ impl Baseline for Model {
         map.insert("seasons".into(), Value::Array(seasons));
     }
 
+    /// The seasons that take part and, where the level is expected to go on as it went, by how much a day.
+    fn explain(&self) -> Map<String, Value> {
+        let seasons = self.components.iter().filter(|c| c.active).map(|c| {
+            json!({
+                "season": c.season.name(),
+                "period_seconds": json_number(c.season.cycle() / 1e6),
+            })
+        });
+        let a_day = if self.level == LINE { self.slope * (DAY / self.interval()) } else { 0.0 };
+        Map::from_iter([
+            ("seasons".to_owned(), Value::Array(seasons.collect())),
+            ("trend_per_day".to_owned(), json_number(finite(a_day))),
+        ])
+    }
+
     fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
         out.extend_from_slice(&self.count.to_le_bytes());
         out.extend_from_slice(&self.last.to_le_bytes());

@@ -49,7 +49,6 @@ pub(super) trait Shape: Baseline {
     fn features(&self) -> usize {
         0
     }
-    fn explain(&self) -> Map<String, Value>;
 }
 
 /// The largest statistic on the way from the forecast to any value.

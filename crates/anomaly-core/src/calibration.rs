@@ -32,7 +32,7 @@
 use std::sync::LazyLock;
 
 use crate::Result;
-use crate::codec::Reader;
+use crate::codec::{self, Reader};
 use crate::distribution::{MIN_LN_P, deviation_from_ln_p, ln_p_normal_two_sided};
 use crate::elementary::{exp_each, ln_each};
 use crate::verdict::Tail;
@@ -674,14 +674,7 @@ impl Calibrator {
         for cells in [&self.below, &self.above] {
             let used = cells.iter().rposition(|c| *c > 0).map_or(0, |last| last + 1);
             out.push(used as u8);
-            for c in &cells[..used] {
-                let mut v = *c;
-                while v >= 0x80 {
-                    out.push(v as u8 | 0x80);
-                    v >>= 7;
-                }
-                out.push(v as u8);
-            }
+            cells[..used].iter().for_each(|c| codec::put_varint(out, *c));
         }
         self.tails.0.encode(out);
         self.tails.1.encode(out);
@@ -705,15 +698,9 @@ impl Calibrator {
                 .get_mut(..used)
                 .ok_or_else(|| reader.corrupted("calibration has too many cells"))?;
             for c in &mut *cells {
-                for shift in [0, 7, 14] {
-                    let byte = reader.u8()?;
-                    *c |= u32::from(byte & 0x7f) << shift;
-                    if byte < 0x80 {
-                        break;
-                    }
-                    if shift == 14 {
-                        return Err(reader.corrupted("calibration count out of range"));
-                    }
+                *c = reader.varint()?;
+                if *c >= MEMORY * UNITS {
+                    return Err(reader.corrupted("calibration count out of range"));
                 }
                 units += *c;
             }

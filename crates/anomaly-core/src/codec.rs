@@ -104,6 +104,15 @@ pub fn from_text(text: &[u8]) -> Option<Vec<u8>> {
     pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
 }
 
+/// Appends a number in groups of seven bits, the lowest first: small ones take a byte.
+pub fn put_varint(out: &mut Vec<u8>, mut v: u32) {
+    while v >= 0x80 {
+        out.push(v as u8 | 0x80);
+        v >>= 7;
+    }
+    out.push(v as u8);
+}
+
 /// Reads little-endian fields; every read is checked against what is left.
 pub struct Reader<'a> {
     bytes: &'a [u8],
@@ -156,6 +165,19 @@ impl<'a> Reader<'a> {
 
     pub fn u32(&mut self) -> Result<u32> {
         Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    /// What [`put_varint`] wrote.
+    pub fn varint(&mut self) -> Result<u32> {
+        let mut v = 0u64;
+        for shift in [0, 7, 14, 21, 28] {
+            let byte = self.u8()?;
+            v |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return u32::try_from(v).map_err(|_| self.corrupted("number out of range"));
+            }
+        }
+        Err(self.corrupted("number out of range"))
     }
 
     pub fn u64(&mut self) -> Result<u64> {

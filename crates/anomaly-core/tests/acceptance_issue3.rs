@@ -188,6 +188,28 @@ fn a_level_shift_of_a_daily_course_gives_exactly_one_event_and_then_silence() {
     });
 }
 
+/// What an event explains is its own size, not what comes on top of it.
+#[test]
+fn a_spike_from_a_new_level_is_told() {
+    each(&["auto"], |strategy| {
+        let detector = with_alpha(defaults(strategy), 1e-5);
+        for later in [3, 8] {
+            for sign in [1.0, -1.0] {
+                let shape = Shape::Seasonal { weekly: false, trend: 0.0 };
+                let mut all = series(shape, Times::Every(HOUR), 50 * 24, 60);
+                let at = 45 * 24;
+                all.inject(at, Anomaly::LevelShift(sign * 12.0));
+                all.inject(at + later, Anomaly::Spike(sign * 20.0));
+                let (verdicts, _) = watch(&detector, &all.samples, at);
+                let context = format!("{later} hours after a shift by {sign} times 12 spreads");
+                assert!(verdicts[0].is_anomaly, "{context}: {:?}", verdicts[0]);
+                assert!(!verdicts[later - 1].is_anomaly, "{context}: {:?}", verdicts[later - 1]);
+                assert!(verdicts[later].is_anomaly, "{context}: {:?}", verdicts[later]);
+            }
+        }
+    });
+}
+
 /// `anomaly.explain_detector` names the periods and the trend, and what the promise was worth.
 #[test]
 fn auto_explains_what_it_found() {

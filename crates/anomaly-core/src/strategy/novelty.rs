@@ -16,9 +16,14 @@
 //! **Habituation.** What was just told is news no more: S counts in full if it exceeds the memory of
 //! earlier surprises, which fades over [`MEMORY`] points, by a nat; below, it only ranks among the
 //! unremarkable. An incident is told at once and again when it gets worse, not with every point.
+//! Neither is what goes on told again where it meets another range: while an event lasts that moved
+//! the values by so much, S of a value moved back by that must be news, too. So a new level is one event
+//! although the ranges of every hour have still to learn it, and a spike from it is another.
 //!
 //! The surprise itself is calibrated once more by its own past, so that p is what it says however the
-//! parts depend on each other: shares where many were seen, beyond that an exponential tail.
+//! parts depend on each other: shares where many were seen, beyond that an exponential tail. What was
+//! never seen gets rarer the more was seen (the chance that the next of n points is a record is 2/n), so
+//! that older surprises count for less.
 //!
 //! The range is what the best detectors of the Numenta Anomaly Benchmark learn in other words:
 //! categories that no earlier input resonates with (ARTime), contexts never met (CAD OSE); both also
@@ -34,7 +39,7 @@ use super::{
     Context, EntityModel, Expectation, Kind, Rule, Strategy, check_keys, integer_param, json_number,
 };
 use crate::calendar::Calendar;
-use crate::codec::Reader;
+use crate::codec::{self, Reader};
 use crate::distribution::MIN_LN_P;
 use crate::point::Point;
 use crate::verdict::{Direction, Tail, Verdict};
@@ -47,7 +52,9 @@ const BIN_SECONDS: u32 = 900;
 pub(super) const MEMORY: u64 = 400;
 /// How much more surprising than what is remembered a point must be to be news: e times less probable.
 const NEWS: f64 = 1.0;
-/// Longest mean of a view.
+/// An event that is told moves the values if its −ln p is so many times what the points can vouch for.
+const BEYOND_DOUBT: f64 = 1.5;
+/// Longest mean of a view; and what ends an event, points in a row that have nothing to do with it.
 const LONGEST: usize = 12;
 /// So many times the typical time between points is a gap, after which a course starts anew.
 const GAP: f64 = 3.0;
@@ -55,6 +62,8 @@ const GAP: f64 = 3.0;
 const INTERVALS: f64 = 64.0;
 /// S of a count below 0 and of a ratio outside 0 to 1.
 const IMPOSSIBLE: f64 = 1e4;
+/// What the −ln p of a residual counts for if that is news by itself.
+const FIRM: f64 = 4.0;
 /// Of counts and ratios, what lies within so many standard deviations of chance is no news.
 const CHANCE: f64 = 2.0;
 /// A range of so few points says nothing yet.
@@ -279,7 +288,7 @@ impl Ranges {
             range.encode(out);
         }
         for (bin, count) in self.counts.into_iter().enumerate() {
-            out.extend_from_slice(&count.to_le_bytes());
+            codec::put_varint(out, count);
             if count > 0 {
                 for table in &self.by_time {
                     table[bin].encode(out);
@@ -304,7 +313,7 @@ impl Ranges {
             *range = Range::decode(reader)?;
         }
         for bin in 0..BINS {
-            ranges.counts[bin] = reader.u32()?;
+            ranges.counts[bin] = reader.varint()?;
             if ranges.counts[bin] > 0 {
                 for table in &mut ranges.by_time {
                     table[bin] = Range::decode(reader)?;
@@ -469,9 +478,10 @@ impl ExcessTail {
         out.extend_from_slice(&self.top.to_le_bytes());
         out.extend_from_slice(&self.threshold.to_le_bytes());
         out.extend_from_slice(&self.index.to_le_bytes());
-        for c in self.cells {
-            out.extend_from_slice(&c.to_le_bytes());
-        }
+        // large excesses are rare, and small ones rarer still
+        let empty = self.cells.iter().take_while(|c| **c == 0).count();
+        out.push(empty as u8);
+        self.cells[empty..].iter().for_each(|c| codec::put_varint(out, *c));
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self> {
@@ -481,8 +491,11 @@ impl ExcessTail {
         tail.top = reader.u32()?;
         tail.threshold = reader.non_negative("threshold")?;
         tail.index = reader.non_negative("tail index")?;
-        for c in &mut tail.cells {
-            *c = reader.u32()?;
+        let empty = usize::from(reader.u8()?);
+        let cells = tail.cells.get_mut(empty..);
+        let cells = cells.ok_or_else(|| reader.corrupted("excesses have too many cells"))?;
+        for c in cells {
+            *c = reader.varint()?;
         }
         let sum: u64 = tail.cells.iter().map(|c| u64::from(*c)).sum();
         if sum > tail.count
@@ -501,15 +514,20 @@ impl ExcessTail {
 const FINE: usize = 128;
 const SURPRISES: usize = 632;
 /// A surprise is counted as so many units: counts that fade need fractions.
-const UNITS: u32 = 16;
+const UNITS: u32 = 256;
 /// At so many surprises every count loses a quarter.
 const SURPRISE_MEMORY: u32 = 8192;
 /// The calibration starts as if so many surprises of an exponential distribution had been seen.
 const SURPRISE_PRIOR: f64 = 10.0;
+/// With every doubling of the points counts lose a sixth: what was never seen gets rarer the more was
+/// seen, and its chance is that of now.
+const AGEING: u32 = 6;
+/// Fewer points than this have no age.
+const OLD: u64 = 32;
 /// The tail is fitted to this share of the surprises.
 const SURPRISE_TAIL: f64 = 0.002;
-/// Its mean: the views depend on each other, so that S falls by so many nats for one of p.
-const SLOPE: f64 = 4.0;
+/// Its mean: the views depend on each other, so that S rises by so many nats for one of −ln p.
+const SLOPE: f64 = 5.5;
 /// It starts as if so many excesses of that mean had been seen.
 const SLOPE_PRIOR: f64 = 20.0;
 /// One excess counts as so many nats at most: incidents are no noise.
@@ -568,16 +586,24 @@ impl Surprises {
             *sum += UNITS;
         }
         self.learned = self.learned.saturating_add(1);
+        if self.learned.is_power_of_two() && self.learned >= OLD {
+            self.fade(AGEING);
+        }
         if self.units() >= SURPRISE_MEMORY * UNITS {
-            for c in &mut self.cells {
-                *c -= *c / 4;
-            }
-            self.sum();
+            self.fade(4);
         }
         if refresh_due(self.learned, self.refreshed) {
             self.refreshed = self.learned;
             self.fit();
         }
+    }
+
+    /// Takes one part of so many from every count.
+    fn fade(&mut self, parts: u32) {
+        for c in &mut self.cells {
+            *c -= *c / parts;
+        }
+        self.sum();
     }
 
     fn sum(&mut self) {
@@ -656,9 +682,9 @@ impl Surprises {
         out.extend_from_slice(&self.refreshed.to_le_bytes());
         out.extend_from_slice(&(self.top as u16).to_le_bytes());
         out.extend_from_slice(&self.mean.to_le_bytes());
-        for c in self.cells {
-            out.extend_from_slice(&c.to_le_bytes());
-        }
+        let used = self.cells.iter().rposition(|c| *c > 0).map_or(0, |last| last + 1);
+        out.extend_from_slice(&(used as u16).to_le_bytes());
+        self.cells[..used].iter().for_each(|c| codec::put_varint(out, *c));
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self> {
@@ -667,8 +693,11 @@ impl Surprises {
         s.refreshed = reader.u64()?;
         s.top = usize::from(reader.u16()?);
         s.mean = reader.non_negative("mean surprise")?;
-        for c in &mut s.cells {
-            *c = reader.u32()?;
+        let used = usize::from(reader.u16()?);
+        let cells = s.cells.get_mut(..used);
+        let cells = cells.ok_or_else(|| reader.corrupted("surprises have too many cells"))?;
+        for c in cells {
+            *c = reader.varint()?;
         }
         s.sum();
         if s.units() >= SURPRISE_MEMORY * UNITS
@@ -695,6 +724,8 @@ struct Judged {
     expected: f64,
     spread: f64,
     s: f64,
+    /// S on the scale on which it is calibrated.
+    told: f64,
     ln_p: f64,
     /// The value without what chance explains.
     x: f64,
@@ -709,6 +740,10 @@ pub(super) struct Surprise {
     surprises: Box<Surprises>,
     /// The surprise that is remembered, and the share of it that one point leaves.
     remembered: f64,
+    /// How far from what was expected an event is that was told and still goes on, with its sign; else 0.
+    explained: f64,
+    /// Points in a row that had nothing to do with it.
+    apart: u8,
     /// −ln p of the residual that was farthest out so far, and how much farther others were than what
     /// was the farthest before.
     farthest: f64,
@@ -741,6 +776,8 @@ impl Surprise {
             tails: Box::new(std::array::from_fn(|_| ExcessTail::new())),
             surprises: Box::new(Surprises::new()),
             remembered: 0.0,
+            explained: 0.0,
+            apart: 0,
             farthest: 0.0,
             far: Box::new(ExcessTail::new()),
             trusted: false,
@@ -787,6 +824,18 @@ impl Surprise {
         rule.threshold.unwrap_or_else(critical)
     }
 
+    /// Where the range of normal values ends on one side.
+    fn bound(&self, side: &Side, direction: Direction, rule: &Rule) -> f64 {
+        let bound = side.bound(direction, self.limit(rule));
+        let sign = if direction == Direction::High { 1.0 } else { -1.0 };
+        if rule.threshold.is_some() || self.explained * sign <= 0.0 {
+            return bound;
+        }
+        let critical = self.surprises.critical(rule.ln_alpha);
+        let further = finite(side.bound(direction, critical) + self.explained);
+        if direction == Direction::High { bound.max(further) } else { bound.min(further) }
+    }
+
     /// The verdict on a point, given the model of the expected.
     pub fn judge(&self, base: &dyn EntityModel, point: &Point, rule: &Rule) -> Verdict {
         let mut verdict = Verdict::without_baseline(point);
@@ -795,9 +844,8 @@ impl Surprise {
         if let Some(side) = &side {
             verdict.expected = side.expected;
             if rule.range {
-                let limit = self.limit(rule);
-                verdict.upper = side.bound(Direction::High, limit);
-                verdict.lower = side.bound(Direction::Low, limit);
+                verdict.upper = self.bound(side, Direction::High, rule);
+                verdict.lower = self.bound(side, Direction::Low, rule);
             }
         }
         if !point.value.is_finite() {
@@ -846,7 +894,8 @@ impl Surprise {
         let mut ln_p = None;
         if base.count() > 1 {
             ln_p = Some(judged.ln_p);
-            self.surprises.learn(self.told(judged.s));
+            self.surprises.learn(judged.told);
+            self.follow(&judged, libm::log(base.count() as f64 + 1.0));
             self.remembered =
                 (self.remembered * self.fade).max(if self.fade > 0.0 { judged.s } else { 0.0 });
             for (edge, tail) in judged.seen.edges.iter().zip(self.tails.iter_mut()) {
@@ -863,6 +912,41 @@ impl Surprise {
         ln_p
     }
 
+    /// Keeps how far the event that was told last has moved the values, as long as it goes on: while they
+    /// lie beyond their ranges, but for a few.
+    fn follow(&mut self, judged: &Judged, known: f64) {
+        if self.fade == 0.0 {
+            return;
+        }
+        let moved = finite(2.0 * (judged.x / 2.0 - judged.expected / 2.0));
+        let further = moved * self.explained.signum() > self.explained.abs();
+        if moved != 0.0 && -judged.ln_p > BEYOND_DOUBT * known {
+            if further || moved.signum() != self.explained.signum() {
+                self.explained = moved;
+            }
+            self.apart = 0;
+            return;
+        }
+        if self.explained == 0.0 {
+            return;
+        }
+        let goes_on = judged.seen.edges.iter().any(|edge| {
+            let below = self.explained < 0.0;
+            if below { edge.below(judged.x) > 0.0 } else { edge.above(judged.x) > 0.0 }
+        });
+        if goes_on {
+            self.apart = 0;
+            if further {
+                self.explained = moved;
+            }
+        } else {
+            self.apart += 1;
+            if usize::from(self.apart) >= LONGEST {
+                (self.explained, self.apart) = (0.0, 0);
+            }
+        }
+    }
+
     /// Typical time between points, µs.
     pub fn interval(&self) -> f64 {
         self.ranges.interval
@@ -870,6 +954,8 @@ impl Surprise {
 
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.remembered.to_le_bytes());
+        out.extend_from_slice(&self.explained.to_le_bytes());
+        out.push(self.apart);
         out.push(u8::from(self.trusted));
         out.extend_from_slice(&self.farthest.to_le_bytes());
         self.far.encode(out);
@@ -883,6 +969,11 @@ impl Surprise {
     pub fn decode(reader: &mut Reader<'_>, calendar: Calendar, memory: u64) -> Result<Self> {
         let mut surprise = Surprise::new(calendar, memory);
         surprise.remembered = reader.non_negative("remembered surprise")?;
+        surprise.explained = reader.finite("explained displacement")?;
+        surprise.apart = reader.u8()?;
+        if usize::from(surprise.apart) >= LONGEST {
+            return Err(reader.corrupted("counts contradict each other"));
+        }
         surprise.trusted = match reader.u8()? {
             0 => false,
             1 => true,
@@ -955,6 +1046,7 @@ impl<'a> Side<'a> {
             let b = -self.expectation.ln_p(x);
             (self.total(self.novelty(x), b), b)
         };
+        let told = self.surprise.told(s).min(self.rest(value));
         Judged {
             at: point.at,
             value: value.to_bits(),
@@ -964,7 +1056,8 @@ impl<'a> Side<'a> {
             expected: self.expected,
             spread: self.expectation.spread(),
             s,
-            ln_p: self.surprise.surprises.ln_p(self.surprise.told(s)),
+            told,
+            ln_p: self.surprise.surprises.ln_p(told),
             x: self.news(value),
             b,
         }
@@ -979,12 +1072,25 @@ impl<'a> Side<'a> {
         self.total(self.novelty(x), -self.expectation.ln_p(x))
     }
 
+    /// S of what an event that was told already does not explain of a value.
+    fn rest(&self, value: f64) -> f64 {
+        let explained = self.surprise.explained;
+        let from_expected = finite(value - self.expected);
+        if explained * from_expected.signum() <= 0.0 {
+            return f64::INFINITY;
+        }
+        if from_expected.abs() <= explained.abs() {
+            return 0.0;
+        }
+        self.surprise(finite(value - explained))
+    }
+
     fn total(&self, novelty: f64, base: f64) -> f64 {
         let sum = novelty
             + vouched(base, self.known)
             + self.surprise.far.surprise(base - self.surprise.farthest, self.ln_far);
         if self.surprise.trusted && base > self.known {
-            return sum.max(4.0 * self.known + SLOPE * (base - self.known));
+            return sum.max(FIRM * base);
         }
         sum
     }

@@ -174,8 +174,7 @@ fn the_flagged_share_of_noise_is_nominal() {
         ("one_class_svm", svm),
         ("autoencoder", autoencoder),
         ("lstm", lstm),
-    ]
-    {
+    ] {
         let alpha = 0.01;
         let detector = with_alpha(strategy, alpha);
         let (mut flagged, mut judged) = (0, 0);
@@ -260,13 +259,13 @@ fn defect_s13_lstm_forecasts_from_the_latest_points() {
 #[test]
 fn defect_s15_autoencoder_works_with_one_column() {
     for params in [json!({"lags": 0, "time_features": false}), json!({"time_features": false})] {
-        let lags = if params["lags"] == 0 { 0 } else { 8 };
+        let lags: u64 = if params["lags"] == 0 { 0 } else { 8 };
         let detector = detector("autoencoder", params, 0.001);
         let state = trained(&detector, &normal(18, 720));
         let explain = state.model.explain();
         assert_eq!(explain["columns"], lags + 1);
         let narrow = explain["encoding_dim"].as_u64().unwrap();
-        assert!((1..=1.max((lags + 1) / 2)).contains(&narrow), "{explain:?}");
+        assert!((1..=lags.div_ceil(2).max(1)).contains(&narrow), "{explain:?}");
         assert!(!judge(&detector, &state, 720, 100.0).is_anomaly);
         for value in [200.0, 1500.0] {
             assert!(judge(&detector, &state, 720, value).is_anomaly, "{value}");

@@ -173,6 +173,9 @@ SELECT anomaly.create_detector('system_cpu', 'random_cut_forest', 'busy', featur
 SELECT detector, severity FROM anomaly.process_data_point('{"busy": 1, "users": 10}');
 SELECT detector, severity FROM anomaly.process_data_point('{"busy": 2, "features": {"users": "11"}}');
 SELECT metric, value, features FROM anomaly.samples WHERE metric OPERATOR(pg_catalog.=) 'busy' ORDER BY at;
+SELECT anomaly.create_detector('system_cpu', 'adaptive', 'shared', name => 'voted');
+SELECT anomaly.update_detector_performance('voted', 'zscore', 3, 1, 0, 2);
+SELECT member, true_positives, false_positives, false_negatives, f1_score FROM anomaly.member_performances ORDER BY member;
 SELECT detector, status, enabled, strategy, metric_name, source, threshold, params, points_processed, anomalies_detected, model_version, trained_rows, entities FROM anomaly.detectors ORDER BY detector;
 SELECT detector, status, severity, entity, points, value, expected, lower, upper, deviation, description, suggestion, is_critical FROM anomaly.alerts ORDER BY detector, entity;
 SELECT pg_catalog.jsonb_extract_path(e, 'verdict', 'value'), pg_catalog.jsonb_extract_path(e, 'reasons') FROM anomaly.alerts a, anomaly.explain(a.id) e ORDER BY a.detector, a.entity;

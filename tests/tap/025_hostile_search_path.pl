@@ -212,7 +212,7 @@ SELECT metric, unit, detector, next_step FROM anomaly.monitor_system(every => '1
 SELECT anomaly.disable_monitor('system'), anomaly.enable_monitor('system'), anomaly.enable_monitor('no such');
 CALL anomaly.run_due();
 SELECT anomaly.drop_monitor('system'), anomaly.drop_monitor('system');
-SELECT anomaly.drop_detector('created'), anomaly.drop_detector('watched'), anomaly.drop_detector('created'), anomaly.drop_detector('system_cpu_statistical_mad_load'), anomaly.drop_detector('featured');
+SELECT anomaly.drop_detector('created'), anomaly.drop_detector('watched'), anomaly.drop_detector('created'), anomaly.drop_detector('system_cpu_statistical_mad_load'), anomaly.drop_detector('featured'), anomaly.drop_detector('voted');
 };
 my $aggregates = join "\n", map { "SELECT entity, value, status FROM public.detect_anomalies('data.points', value => 'v', bucket => '30 minutes', aggregate => '$_', on_missing => 'zero') OFFSET 2 LIMIT 6;" }
   qw(avg sum count count_distinct min max median p95 stddev first last);

@@ -2,64 +2,92 @@
 //!
 //! A step of a walk is one load of a node, one or two of the row, a comparison and an addition; what
 //! it waits for is the load of the node before. So [`LANES`] trees are walked side by side. Leaves
-//! lead to themselves, so that a step needs no branch.
+//! lead to themselves, so that a step needs no branch, and every index is a byte or two bytes' sum,
+//! so that it needs no check and no mask either.
 
 use super::tree::Tree;
 
 /// Trees walked at once: 8 are a sixth slower, and a hundred trees are ten whole groups.
 const LANES: usize = 10;
-/// Nodes of a tree over 256 rows.
+/// Nodes of a tree over 256 rows, and one that is not used: siblings stand at 2i and 2i + 1, the root
+/// at 0.
 const BLOCK: usize = 512;
+/// Columns that a byte can name.
+const COLUMNS: usize = 256;
 
-/// A tree's nodes in an array of fixed length, one more than a masked index plus 1 can reach, so that
-/// no index needs a check.
-type Block<N> = [N; BLOCK + 1];
+type Block<N> = [N; BLOCK];
 
-/// Where a node leads to and what it looks at: child in the low half, column in the high one.
-type Link = u32;
-
-fn link(child: usize, column: u16) -> Link {
-    child as u32 | u32::from(column) << 16
-}
-
-#[inline(always)]
-fn child(link: Link) -> usize {
-    link as usize % BLOCK
-}
-
-/// `z[column] > cut` goes to child + 1.
+/// `z[column] > cut` goes to 2 · pair + 1, anything else to 2 · pair. In one word, because loads are
+/// what a walk takes its time for: the cut as an ordered integer ([`ordered`]), the pair in bits 32 to
+/// 39, the column in bits 56 to 63.
 #[derive(Debug, Clone, Copy, Default)]
-struct AxisNode {
-    cut: f32,
-    link: Link,
+struct AxisNode(u64);
+
+impl AxisNode {
+    fn new(cut: f32, column: u8, pair: u8) -> Self {
+        let cut = ordered(cut) as u32;
+        AxisNode(u64::from(cut) | u64::from(pair) << 32 | u64::from(column) << 56)
+    }
 }
 
-/// `z[column] + weight · z[other] > cut` goes to child + 1.
+/// `z[column] + weight · z[other] > cut` goes to 2 · pair + 1. In `link` the pair is the lowest byte,
+/// then column and other.
 #[derive(Debug, Clone, Copy, Default)]
 struct PairNode {
     cut: f32,
     weight: f32,
-    link: Link,
-    other: u32,
+    link: u32,
 }
 
+impl PairNode {
+    fn new(cut: f32, column: u8, pair: u8, (weight, other): (f32, u8)) -> Self {
+        PairNode { cut, weight, link: u32::from_le_bytes([pair, column, other, 0]) }
+    }
+}
+
+/// Integers in the order of the numbers, which are not NaN.
+#[inline(always)]
+fn ordered(x: f32) -> i32 {
+    // −0 is 0
+    let bits = (x + 0.0).to_bits() as i32;
+    bits ^ ((bits >> 31) & i32::MAX)
+}
+
+/// What nodes compare with: a row's values as they want them.
 trait Step: Copy {
-    /// The next node, at most [`BLOCK`].
-    fn next<const D: usize>(&self, z: &[f32; D]) -> usize;
+    type Value: Copy;
+    fn value(x: f32) -> Self::Value;
+    fn next<const D: usize>(&self, z: &[Self::Value; D]) -> usize;
 }
 
 impl Step for AxisNode {
+    type Value = i32;
+
     #[inline(always)]
-    fn next<const D: usize>(&self, z: &[f32; D]) -> usize {
-        child(self.link) + usize::from(z[(self.link >> 16) as usize % D] > self.cut)
+    fn value(x: f32) -> i32 {
+        ordered(x)
+    }
+
+    #[inline(always)]
+    fn next<const D: usize>(&self, z: &[i32; D]) -> usize {
+        let above = z[(self.0 >> 56) as usize % D] > self.0 as i32;
+        2 * usize::from((self.0 >> 32) as u8) + usize::from(above)
     }
 }
 
 impl Step for PairNode {
+    type Value = f32;
+
+    #[inline(always)]
+    fn value(x: f32) -> f32 {
+        x
+    }
+
     #[inline(always)]
     fn next<const D: usize>(&self, z: &[f32; D]) -> usize {
-        let v = z[(self.link >> 16) as usize % D] + self.weight * z[self.other as usize % D];
-        child(self.link) + usize::from(v > self.cut)
+        let [pair, column, other, _] = self.link.to_le_bytes();
+        let v = z[usize::from(column) % D] + self.weight * z[usize::from(other) % D];
+        2 * usize::from(pair) + usize::from(v > self.cut)
     }
 }
 
@@ -93,24 +121,16 @@ pub(super) fn padded(width: usize) -> usize {
 impl Kernel {
     pub fn new(trees: &[Tree], width: usize) -> Kernel {
         let terms = trees.iter().flat_map(|t| &t.nodes).map(|n| n.terms.len()).max().unwrap_or(0);
-        let fits = width <= 256 && terms <= 1 && trees.iter().all(|t| t.nodes.len() <= BLOCK);
+        let fits = width <= COLUMNS && terms <= 1 && trees.iter().all(|t| t.nodes.len() < BLOCK);
         let blocks = if !fits {
             Blocks::None
         } else if terms == 0 {
-            Blocks::Axis(whole_groups(
-                trees.iter().map(axis_block),
-                [AxisNode::default(); BLOCK + 1],
-            ))
+            Blocks::Axis(whole_groups(trees.iter().map(axis_block), [AxisNode::default(); BLOCK]))
         } else {
-            Blocks::Pair(whole_groups(
-                trees.iter().map(pair_block),
-                [PairNode::default(); BLOCK + 1],
-            ))
+            Blocks::Pair(whole_groups(trees.iter().map(pair_block), [PairNode::default(); BLOCK]))
         };
         let values = if fits {
-            let block =
-                |t: &Tree| std::array::from_fn(|i| t.nodes.get(i).map_or(0.0, |node| node.value));
-            whole_groups(trees.iter().map(block), [0.0; BLOCK + 1])
+            whole_groups(trees.iter().map(value_block), [0.0; BLOCK])
         } else {
             Vec::new()
         };
@@ -132,17 +152,17 @@ impl Kernel {
 
     fn dispatch<N: Step>(&self, blocks: &[Block<N>], z: &[f32]) -> f64 {
         if let Ok(z) = <&[f32; 16]>::try_from(z) {
-            self.walk(blocks, z)
+            self.walk(blocks, &z.map(N::value))
         } else if let Ok(z) = <&[f32; 64]>::try_from(z) {
-            self.walk(blocks, z)
+            self.walk(blocks, &z.map(N::value))
         } else if let Ok(z) = <&[f32; 256]>::try_from(z) {
-            self.walk(blocks, z)
+            self.walk(blocks, &z.map(N::value))
         } else {
             f64::NAN
         }
     }
 
-    fn walk<N: Step, const D: usize>(&self, blocks: &[Block<N>], z: &[f32; D]) -> f64 {
+    fn walk<N: Step, const D: usize>(&self, blocks: &[Block<N>], z: &[N::Value; D]) -> f64 {
         let mut sum = 0.0;
         let (groups, _) = blocks.as_chunks::<LANES>();
         for ((group, values), depth) in
@@ -170,31 +190,47 @@ fn whole_groups<B: Clone>(blocks: impl ExactSizeIterator<Item = B>, nothing: B) 
     blocks
 }
 
-/// A leaf leads to itself: nothing is above infinity.
-fn lead(i: usize, tree: &Tree) -> (f32, Link) {
-    let node = &tree.nodes[i];
-    if node.is_leaf() {
-        (f32::INFINITY, link(i, 0))
+/// Where a tree's node stands: its children follow the root in pairs.
+fn slot(node: usize) -> usize {
+    if node == 0 { 0 } else { node + 1 }
+}
+
+/// Cut and pair of a node. A leaf leads to itself: nothing is above infinity, everything above minus
+/// infinity.
+fn lead(node: usize, tree: &Tree) -> (f32, u8) {
+    let own = slot(node);
+    let n = &tree.nodes[node];
+    if n.is_leaf() {
+        let cut = if own.is_multiple_of(2) { f32::INFINITY } else { f32::NEG_INFINITY };
+        (cut, (own / 2) as u8)
     } else {
-        (node.cut, link(node.child as usize, node.column))
+        (n.cut, (slot(n.child as usize) / 2) as u8)
     }
 }
 
 fn axis_block(tree: &Tree) -> Block<AxisNode> {
-    let mut block = [AxisNode::default(); BLOCK + 1];
-    for (i, to) in block.iter_mut().enumerate().take(tree.nodes.len()) {
-        let (cut, link) = lead(i, tree);
-        *to = AxisNode { cut, link };
+    let mut block = [AxisNode::default(); BLOCK];
+    for (i, node) in tree.nodes.iter().enumerate() {
+        let (cut, pair) = lead(i, tree);
+        block[slot(i)] = AxisNode::new(cut, node.column as u8, pair);
     }
     block
 }
 
 fn pair_block(tree: &Tree) -> Block<PairNode> {
-    let mut block = [PairNode::default(); BLOCK + 1];
-    for (i, (to, node)) in block.iter_mut().zip(&tree.nodes).enumerate() {
-        let (cut, link) = lead(i, tree);
-        let (weight, other) = node.terms.first().map_or((0.0, 0), |t| (t.weight, t.column.into()));
-        *to = PairNode { cut, weight, link, other };
+    let mut block = [PairNode::default(); BLOCK];
+    for (i, node) in tree.nodes.iter().enumerate() {
+        let (cut, pair) = lead(i, tree);
+        let other = node.terms.first().map_or((0.0, 0), |t| (t.weight, t.column as u8));
+        block[slot(i)] = PairNode::new(cut, node.column as u8, pair, other);
+    }
+    block
+}
+
+fn value_block(tree: &Tree) -> Block<f32> {
+    let mut block = [0.0; BLOCK];
+    for (i, node) in tree.nodes.iter().enumerate() {
+        block[slot(i)] = node.value;
     }
     block
 }

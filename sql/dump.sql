@@ -9,6 +9,10 @@ SELECT pg_catalog.pg_extension_config_dump('anomaly.model', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.entity_state', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.checkpoint', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.member_performance', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.judgement', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.judgement_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.exclusion', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.exclusion_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.anomaly_type', 'WHERE NOT builtin');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.strategy', 'WHERE NOT builtin');
 

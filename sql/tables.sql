@@ -112,6 +112,8 @@ CREATE TABLE anomaly.detector_state (
     consecutive_failures integer NOT NULL DEFAULT 0,
     last_scan_at   timestamptz,
     last_training_time timestamptz,
+    -- what it may learn from is something else now: trained anew at its next run
+    retrain_requested boolean  NOT NULL DEFAULT false,
     points_processed bigint    NOT NULL DEFAULT 0,
     anomalies_detected bigint  NOT NULL DEFAULT 0,
     entities_skipped bigint    NOT NULL DEFAULT 0

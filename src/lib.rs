@@ -79,9 +79,14 @@ pgrx::extension_sql_file!(
     requires = ["registries", "alerts", "samples"]
 );
 pgrx::extension_sql_file!(
+    "../sql/feedback.sql",
+    name = "feedback",
+    requires = ["views", detector::feedback::wilson_interval]
+);
+pgrx::extension_sql_file!(
     "../sql/dump.sql",
     name = "dump",
-    requires = ["views", "scheduling"],
+    requires = ["views", "feedback", "scheduling"],
     finalize
 );
 

@@ -6,7 +6,7 @@ use anomaly_core::{Detector, EntityState, Episode, Error, Phase, gaps::Presence}
 use pgrx::{PgSqlErrorCode, pg_sys::panic::ErrorReport};
 
 use crate::{
-    detector::catalog::DetectorRow,
+    detector::{catalog::DetectorRow, feedback::Guidances},
     error::{SqlResult, from_core, report},
     limits::TrainingLimits,
     pg::{internal_rights, stream},
@@ -45,16 +45,26 @@ pub fn decode_shared(core: &Detector, detector: &str, payload: &[u8]) -> SqlResu
 
 impl Item {
     /// The name and the state: the stored one, or a new one where nothing is stored.
-    fn decoded(&mut self, detector: &str, core: &Detector) -> SqlResult<(&str, &mut EntityState)> {
+    fn decoded(
+        &mut self,
+        detector: &str,
+        core: &Detector,
+        guidances: &Guidances,
+    ) -> SqlResult<(&str, &mut EntityState)> {
         if self.state.is_none() && !self.stored.is_empty() {
-            let state = core.decode_state(&self.stored).map_err(|error| {
+            let mut state = core.decode_state(&self.stored).map_err(|error| {
                 unreadable(error, &format!("state of entity \"{}\"", self.entity), detector)
             })?;
+            state.guidance = guidances.of(&self.entity);
             self.state = Some(state);
             // No need to have it twice.
             self.stored = Vec::new();
         }
-        Ok((&self.entity, self.state.get_or_insert_with(|| core.new_state())))
+        let state = self.state.get_or_insert_with(|| EntityState {
+            guidance: guidances.of(&self.entity),
+            ..core.new_state()
+        });
+        Ok((&self.entity, state))
     }
 }
 
@@ -67,6 +77,7 @@ pub struct EntityStates {
     max_entities: usize,
     skipped: BTreeSet<String>,
     skipped_points: u64,
+    guidances: Guidances,
 }
 
 /// Episode and presence of each entity in the active version. A damaged state is what retraining
@@ -117,12 +128,14 @@ impl EntityStates {
             max_entities,
             skipped: BTreeSet::new(),
             skipped_points: 0,
+            guidances: Guidances::default(),
         }
     }
 
-    /// Reads the states of a model version.
+    /// Reads the states of a model version, and what people have said of their entities.
     pub fn load(row: &DetectorRow, version: i32) -> SqlResult<Self> {
         let mut states = Self::new(row.max_entities as usize);
+        states.guidances = Guidances::load(row)?;
         states.read(
             ALL,
             &[stream::Param::Text(&row.detector), stream::Param::Int8(version.into())],
@@ -142,6 +155,7 @@ impl EntityStates {
         })?;
         let room = i64::from(row.max_entities) - others.unwrap_or(0);
         let mut states = Self::new(room.max(0) as usize);
+        states.guidances = Guidances::load(row)?;
         states.read(
             "SELECT entity, payload FROM anomaly.entity_state \
              WHERE detector = $1 AND version = $2::int AND entity = $3",
@@ -223,7 +237,7 @@ impl EntityStates {
         core: &Detector,
         position: usize,
     ) -> SqlResult<(&str, &mut EntityState)> {
-        self.items[position].decoded(detector, core)
+        self.items[position].decoded(detector, core, &self.guidances)
     }
 
     /// The entity's name and state, made anew for one not seen before; `None` beyond
@@ -253,7 +267,7 @@ impl EntityStates {
         core: &Detector,
     ) -> SqlResult<Vec<(&str, &EntityState)>> {
         for item in &mut self.items {
-            item.decoded(detector, core)?;
+            item.decoded(detector, core, &self.guidances)?;
         }
         Ok(self.items.iter().filter_map(|i| Some((i.entity.as_str(), i.state.as_ref()?))).collect())
     }
@@ -269,7 +283,7 @@ impl EntityStates {
         each: &mut dyn FnMut(&str, &mut EntityState) -> SqlResult<()>,
     ) -> SqlResult<()> {
         for item in &mut self.items {
-            let (entity, state) = item.decoded(detector, core)?;
+            let (entity, state) = item.decoded(detector, core, &self.guidances)?;
             each(entity, state)?;
         }
         Ok(())
@@ -331,7 +345,7 @@ impl EntityStates {
     ) -> SqlResult<()> {
         for item in &mut self.items {
             limits.at_row().map_err(from_core)?;
-            item.decoded(&row.detector, core)?.1.detach();
+            item.decoded(&row.detector, core, &self.guidances)?.1.detach();
         }
         for (entity, episode, presence) in going_on(row, core)? {
             if (presence.is_some()

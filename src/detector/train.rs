@@ -8,6 +8,7 @@ use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
 use crate::{
     detector::{
         catalog::DetectorRow,
+        exclude,
         models::{self, Standing, Version},
         sampling::read_features,
         scan::{lock, read_points},
@@ -109,10 +110,10 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
     let (mut rows_read, mut learned) = (0u64, 0i64);
     let mut span: Option<(i64, i64)> = None;
     let from = until.saturating_sub(row.settled_until.saturating_sub(row.training_from));
-    let alerted = alerted_periods(row, from)?;
+    let left_out = LeftOut::since(row, from)?;
     let mut learn = |entity: &[u8], state: &mut EntityState, arrival: Arrival| {
         let at = arrival.at();
-        if alerted.get(entity).is_some_and(|of| of.iter().any(|p| p.contains(&at))) {
+        if left_out.covers(entity, at) {
             return Ok(());
         }
         let (Arrival::Point(point) | Arrival::Filled(point)) = arrival else { return Ok(()) };
@@ -190,29 +191,68 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
     })
 }
 
-/// From the first to the last anomalous point of each alert since `from`, by entity: incidents are
-/// not what is normal.
-fn alerted_periods(
-    row: &DetectorRow,
-    from: i64,
-) -> SqlResult<HashMap<Vec<u8>, Vec<RangeInclusive<i64>>>> {
-    let mut periods: HashMap<Vec<u8>, Vec<RangeInclusive<i64>>> = HashMap::new();
-    let rows = internal_rights::with(|| {
-        sql::rows(
-            "SELECT a.entity, a.at, a.last_at FROM anomaly.alert a \
-               JOIN anomaly.detector d USING (detector) \
-              WHERE detector = $1 AND a.owner = $2::oid AND a.last_at >= $3 \
-                AND a.raised_at >= d.created_at AND a.status <> 'withdrawn'",
-            &[row.detector.as_str().into(), row.owner.into(), sql::timestamptz(from)?.into()],
-            |r| Ok((r.must::<String>(1)?, r.micros(2)?, r.micros(3)?)),
+/// Periods that never train.
+struct LeftOut {
+    of_all: Vec<RangeInclusive<i64>>,
+    by_entity: HashMap<Vec<u8>, Vec<RangeInclusive<i64>>>,
+}
+
+impl LeftOut {
+    /// Incidents are not what is normal: from the first to the last anomalous point of each alert since
+    /// `from`, but for those that people have called false alarms or expected for good. What they have
+    /// reported as missed, and excluded, is left out as well.
+    fn since(row: &DetectorRow, from: i64) -> SqlResult<Self> {
+        let mut left_out = LeftOut { of_all: Vec::new(), by_entity: HashMap::new() };
+        let periods = internal_rights::with(|| {
+            sql::rows(
+                "SELECT a.entity, a.at, a.last_at FROM anomaly.alert a \
+                   JOIN anomaly.detector d USING (detector) \
+                  WHERE detector = $1 AND a.owner = $2::oid AND a.last_at >= $3 \
+                    AND a.raised_at >= d.created_at AND a.status <> 'withdrawn' \
+                    AND NOT EXISTS (SELECT FROM anomaly.judgement j \
+                         WHERE j.alert_id = a.alert_id AND j.withdrawn_at IS NULL \
+                           AND j.verdict IN ('false_positive', 'expected_always')) \
+                 UNION ALL \
+                 SELECT j.entity, j.from_at, j.until_at FROM anomaly.judgement j \
+                   JOIN anomaly.detector d USING (detector) \
+                  WHERE detector = $1 AND j.owner = $2::oid AND j.until_at >= $3 \
+                    AND j.given_at >= d.created_at AND j.withdrawn_at IS NULL \
+                    AND j.verdict NOT IN ('false_positive', 'expected_always')",
+                &[row.detector.as_str().into(), row.owner.into(), sql::timestamptz(from)?.into()],
+                |r| Ok((r.must::<String>(1)?, r.micros(2)?, r.micros(3)?)),
+            )
+        })?;
+        for (entity, at, last_at) in periods {
+            if let (Some(at), Some(last_at)) = (at, last_at) {
+                left_out.by_entity.entry(entity.into_bytes()).or_default().push(at..=last_at);
+            }
+        }
+        for (entity, period) in exclude::periods(&row.detector)? {
+            match entity {
+                None => left_out.of_all.push(period),
+                Some(entity) => {
+                    left_out.by_entity.entry(entity.into_bytes()).or_default().push(period);
+                }
+            }
+        }
+        Ok(left_out)
+    }
+
+    fn covers(&self, entity: &[u8], at: i64) -> bool {
+        let of_entity = self.by_entity.get(entity).into_iter().flatten();
+        self.of_all.iter().chain(of_entity).any(|period| period.contains(&at))
+    }
+}
+
+/// Has the detector trained anew at its next run: what it may learn from is something else now.
+pub fn retrain(detector: &str) -> SqlResult<()> {
+    internal_rights::with(|| {
+        sql::execute(
+            "UPDATE anomaly.detector_state SET retrain_requested = true WHERE detector = $1",
+            &[detector.into()],
         )
     })?;
-    for (entity, at, last_at) in rows {
-        if let (Some(at), Some(last_at)) = (at, last_at) {
-            periods.entry(entity.into_bytes()).or_default().push(at..=last_at);
-        }
-    }
-    Ok(periods)
+    Ok(())
 }
 
 /// Points a day over all entities; `None` from fewer than two instants.

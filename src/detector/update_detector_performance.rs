@@ -42,22 +42,28 @@ fn update_detector_performance(
         ));
     };
     let more = Performance {
-        true_positives: count("true_positives", true_positives)?,
-        false_positives: count("false_positives", false_positives)?,
-        true_negatives: count("true_negatives", true_negatives)?,
-        false_negatives: count("false_negatives", false_negatives)?,
+        true_positives: not_negative("true_positives", true_positives)?,
+        false_positives: not_negative("false_positives", false_positives)?,
+        true_negatives: not_negative("true_negatives", true_negatives)?,
+        false_negatives: not_negative("false_negatives", false_negatives)?,
     };
-    internal_rights::with(|| add(detector, member, &more))
+    internal_rights::with(|| count(detector, member, &more, Performance::update))
 }
 
-fn count(name: &str, value: i64) -> SqlResult<u64> {
+fn not_negative(name: &str, value: i64) -> SqlResult<u64> {
     u64::try_from(value).map_err(|_| {
         invalid(format!("{name} is {value}"), "counts are added to those so far: 0 or more")
     })
 }
 
-/// Under the row's lock, so that two who add at the same time both count.
-fn add(detector: &str, member: &str, more: &Performance) -> SqlResult<f64> {
+/// Adds judgements of a member to those so far, or takes them back, and answers its F1. Under the row's
+/// lock, so that two who do so at the same time both count.
+pub fn count(
+    detector: &str,
+    member: &str,
+    judgements: &Performance,
+    change: fn(&mut Performance, &Performance),
+) -> SqlResult<f64> {
     sql::execute(
         "INSERT INTO anomaly.member_performance (detector, member) VALUES ($1, $2) \
          ON CONFLICT DO NOTHING",
@@ -78,7 +84,7 @@ fn add(detector: &str, member: &str, more: &Performance) -> SqlResult<f64> {
         },
     )?;
     let mut performance = known.unwrap_or_default();
-    performance.update(more);
+    change(&mut performance, judgements);
     let stored = |count: u64| {
         i64::try_from(count).map_err(|_| {
             report(

@@ -28,6 +28,8 @@ $node->safe_psql('postgres', q{
 	SELECT count(*) FROM anomaly.process_data_point('{"load": 77}');
 	SELECT anomaly.create_detector('system_cpu', 'adaptive', 'votes', name => 'of several');
 	SELECT anomaly.update_detector_performance('of several', 'iqr', true_positives => 9, false_positives => 1);
+	SELECT anomaly.feedback(id, 'false_positive') FROM anomaly.alerts WHERE metric_name = 'load';
+	SELECT anomaly.exclude('a query', tstzrange(now(), NULL), 'for good');
 }, Readings::as('Old Owner'));
 
 # One incident that is over, one whose episode is still open when the dump is made.

@@ -179,6 +179,15 @@ SELECT member, true_positives, false_positives, false_negatives, f1_score FROM a
 SELECT detector, status, enabled, strategy, metric_name, source, threshold, params, points_processed, anomalies_detected, model_version, trained_rows, entities FROM anomaly.detectors ORDER BY detector;
 SELECT detector, status, severity, entity, points, value, expected, lower, upper, deviation, description, suggestion, is_critical FROM anomaly.alerts ORDER BY detector, entity;
 SELECT pg_catalog.jsonb_extract_path(e, 'verdict', 'value'), pg_catalog.jsonb_extract_path(e, 'reasons') FROM anomaly.alerts a, anomaly.explain(a.id) e ORDER BY a.detector, a.entity;
+SELECT anomaly.feedback(a.id, 'false_positive') OPERATOR(pg_catalog.>) 0 FROM anomaly.alerts a WHERE a.detector OPERATOR(pg_catalog.=) 'watched' ORDER BY a.id;
+SELECT anomaly.report_missed('watched', '2026-01-01 00:00+00', 'one') OPERATOR(pg_catalog.>) 0;
+SELECT anomaly.withdraw_feedback(f.id) FROM anomaly.feedback_log f WHERE f.verdict OPERATOR(pg_catalog.=) 'missed';
+SELECT anomaly.exclude('watched', '[2026-01-01, 2026-01-02)', 'no reason', 'one') OPERATOR(pg_catalog.>) 0;
+SELECT detector, entity, reason FROM anomaly.exclusions;
+SELECT detector, entity, verdict, side, distance FROM anomaly.feedback_log ORDER BY id;
+SELECT detector, member, alerts, true_positives, false_positives, false_negatives, precision, precision_95, recall, f1_score FROM anomaly.quality ORDER BY detector, member;
+SELECT anomaly.drop_exclusion(x.id) FROM anomaly.exclusions x;
+SELECT anomaly.wilson_interval(1, 2);
 SELECT detector, version, active, entities, shared_bytes FROM anomaly.models ORDER BY detector, version;
 SELECT entity, strategy, status, points, expected_alerts_per_day FROM anomaly.explain_detector('created');
 SELECT entity, strategy, status, points, expected_alerts_per_day FROM anomaly.explain_detector('watched', 'no such');
@@ -241,7 +250,7 @@ for my $role (undef, 'owner_in_')
 		$err =~ s/^psql:<stdin>:\d+: //mg;
 		$out =~ s/\b\Q$role$database\E\b/$role/g if defined $role;
 		$output{$database} = "$out\n--- errors\n$err";
-		$node->safe_psql($database, q{DELETE FROM data.points WHERE i OPERATOR(pg_catalog.>) 100; DELETE FROM anomaly.alert; DELETE FROM anomaly.run; DELETE FROM anomaly.sample});
+		$node->safe_psql($database, q{DELETE FROM data.points WHERE i OPERATOR(pg_catalog.>) 100; DELETE FROM anomaly.alert; DELETE FROM anomaly.judgement; DELETE FROM anomaly.run; DELETE FROM anomaly.sample});
 	}
 	my $who = defined $role ? 'a role' : 'a superuser';
 	my @clean = split /\n/, $output{clean};

@@ -16,6 +16,7 @@ use crate::calendar::Calendar;
 use crate::codec::{self, Reader};
 use crate::episode::{Episode, Observed, Transition};
 use crate::gaps::{Arrival, Presence};
+use crate::guidance::{Accepted, Guidance, Tolerance};
 use crate::point::Point;
 use crate::strategy::{
     Context, EntityModel, Kind, Performance, Rule, Strategy, json_number, strategy, taking_features,
@@ -108,6 +109,8 @@ pub struct EntityState {
     pub left_out: f64,
     /// What has been there of the series, where gaps matter; see [`crate::gaps`].
     pub presence: Option<Presence>,
+    /// What people have said of the entity; not stored with it.
+    pub guidance: Guidance,
 }
 
 impl EntityState {
@@ -286,6 +289,7 @@ impl Detector {
             entities: 1,
             left_out: 0.0,
             presence: None,
+            guidance: Guidance::default(),
         }
     }
 
@@ -311,7 +315,14 @@ impl Detector {
         let episode = Episode::decode(&mut reader)?;
         let model = self.strategy.decode_state(&mut reader)?;
         reader.finish()?;
-        Ok(EntityState { model, episode, entities, left_out, presence })
+        Ok(EntityState {
+            model,
+            episode,
+            entities,
+            left_out,
+            presence,
+            guidance: Guidance::default(),
+        })
     }
 
     pub fn encode_state(&self, state: &EntityState) -> Result<Vec<u8>> {
@@ -353,7 +364,7 @@ impl Detector {
         let warming = !self.is_warm(state);
         let shared = shared.filter(|s| warming && s.entities >= 2 && self.is_warm(s));
         let judge = shared.map_or(&state.model, |s| &s.model);
-        let mut verdict = self.verdict(judge.as_ref(), point);
+        let mut verdict = self.verdict(judge.as_ref(), &state.guidance.accepted, point);
         if warming && verdict.status == Status::Ok {
             verdict.status =
                 Status::Warming { have: state.model.count(), need: self.config.min_data_points };
@@ -376,8 +387,12 @@ impl Detector {
         };
 
         // NaN is neither normal nor anomalous, and changes nothing.
-        if !point.value.is_nan() {
+        if !point.value.is_nan() && !state.guidance.is_excluded(point.at) {
             state.left_out += (f64::from(u8::from(unusual)) - state.left_out) / LEFT_OUT_MEMORY;
+        }
+        if state.guidance.is_excluded(point.at) {
+            // To the model as if it had never been there.
+            return Outcome { verdict, transition: observed.transition, metadata };
         }
         if warming || !unusual || state.left_out > LEFT_OUT_BUDGET {
             state.model.learn(point);
@@ -391,6 +406,7 @@ impl Detector {
         if let Some(ended) = observed.ended
             && !warming
             && !ended.peak.value.is_nan()
+            && !state.guidance.is_excluded(ended.peak.at)
         {
             let peak = Point::new(ended.peak.at, ended.peak.value);
             state.model.learn_clipped(&peak);
@@ -467,13 +483,13 @@ impl Detector {
 
     /// Judges a point and changes nothing.
     pub fn judge(&self, state: &EntityState, point: &Point) -> Verdict {
-        let mut verdict = self.verdict(state.model.as_ref(), point);
+        let mut verdict = self.verdict(state.model.as_ref(), &state.guidance.accepted, point);
         verdict.is_anomaly &= self.matters(&verdict);
         verdict
     }
 
     /// What the model says, with what follows from the rest of it for every strategy alike.
-    fn verdict(&self, model: &dyn EntityModel, point: &Point) -> Verdict {
+    fn verdict(&self, model: &dyn EntityModel, accepted: &[Accepted], point: &Point) -> Verdict {
         let mut verdict = model.judge(point, &self.rule);
         if verdict.is_anomaly && !self.rule.range {
             verdict = model.judge(point, &Rule { range: true, ..self.rule });
@@ -489,6 +505,9 @@ impl Detector {
         // only p tells. Few points get here.
         if verdict.is_anomaly && self.rule.threshold.is_none() {
             verdict.is_anomaly = verdict.ln_p() < self.rule.ln_alpha;
+        }
+        if let Some(tolerance) = Tolerance::at(accepted, point) {
+            tolerance.apply(&mut verdict);
         }
         verdict
     }

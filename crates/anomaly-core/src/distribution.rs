@@ -38,6 +38,21 @@ fn halley(value: f64, slope: f64, curvature: f64) -> f64 {
     if correction > 0.2 { newton / correction } else { newton }
 }
 
+/// The 95 % score interval of a share (Wilson 1927): between 0 and 1 whatever the counts, unlike the
+/// normal interval. `None` of no trials.
+pub fn wilson_interval(successes: u64, trials: u64) -> Option<(f64, f64)> {
+    const Z: f64 = 1.959_963_984_540_054;
+    if trials == 0 {
+        return None;
+    }
+    let n = trials as f64;
+    let share = successes.min(trials) as f64 / n;
+    let scale = 1.0 + Z * Z / n;
+    let centre = (share + Z * Z / (2.0 * n)) / scale;
+    let half = Z / scale * libm::sqrt(share * (1.0 - share) / n + Z * Z / (4.0 * n * n));
+    Some(((centre - half).max(0.0), (centre + half).min(1.0)))
+}
+
 /// ln of the two-sided normal tail: ln P(|Z| ≥ |z|). NaN gives NaN.
 pub fn ln_p_normal_two_sided(z: f64) -> f64 {
     ln_erfc(z.abs() * FRAC_1_SQRT_2)
@@ -236,6 +251,22 @@ mod tests {
         (1e20, 3.0, -137.36423496003820),
         (1e200, 2.5, -1150.9288208610177),
     ];
+
+    #[test]
+    fn wilson_intervals_are_those_of_statsmodels() {
+        // statsmodels 0.14: proportion_confint(k, n, method="wilson")
+        for (k, n, low, high) in [
+            (8, 10, 0.490_162_471_536_641_8, 0.943_317_848_545_624_7),
+            (0, 10, 0.0, 0.277_532_799_862_889_3),
+            (10, 10, 0.722_467_200_137_110_6, 1.0),
+            (1, 1, 0.206_549_314_377_237_4, 1.0),
+            (50, 1000, 0.038_130_262_392_748_81, 0.065_313_820_244_250_81),
+        ] {
+            let (l, h) = wilson_interval(k, n).unwrap();
+            assert!((l - low).abs() < 1e-9 && (h - high).abs() < 1e-9, "{k} of {n}: {l} {h}");
+        }
+        assert_eq!(wilson_interval(0, 0), None);
+    }
 
     #[test]
     fn student_t_against_references() {

@@ -18,6 +18,7 @@ pub mod error;
 pub mod exported;
 pub mod forest;
 pub mod gaps;
+pub mod guidance;
 pub mod host;
 pub mod lstm;
 pub mod nearest;

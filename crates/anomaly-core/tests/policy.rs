@@ -2,6 +2,7 @@
 
 mod common;
 
+use anomaly_core::guidance::Accepted;
 use anomaly_core::strategy::Kind;
 use anomaly_core::{Detector, DetectorConfig, Direction, Error, Point};
 use common::{config, trained};
@@ -72,4 +73,62 @@ fn bad_policies_are_refused() {
     }
     assert!("ratios".parse::<Kind>().is_err());
     assert!(Kind::ALL.iter().all(|k| k.as_str().parse() == Ok(*k)));
+}
+
+#[test]
+fn what_people_called_normal_is_normal_of_that_entity_and_on_that_side() {
+    for strategy in common::STRATEGIES {
+        let detector = Detector::new(config(strategy)).unwrap();
+        let entity = || trained(&detector, (0..100).map(|i| 50.0 + f64::from(i % 3 - 1)));
+        let mut state = entity();
+        let alert = detector.judge(&state, &Point::new(100, 80.0));
+        assert!(alert.is_anomaly, "{strategy}");
+        state.guidance.accepted = vec![
+            Accepted::of(alert.direction, alert.value, alert.expected, alert.deviation(), 100)
+                .unwrap(),
+        ];
+        let judge = |value: f64| detector.judge(&state, &Point::new(101, value));
+        let (like_it, further) = (judge(85.0), judge(90.0));
+        assert!(!like_it.is_anomaly && further.is_anomaly, "{strategy}");
+        assert!(like_it.upper > 85.0 && further.upper < 90.0, "{strategy} {further:?}");
+        assert!(judge(20.0).is_anomaly, "{strategy}");
+        // Another entity knows nothing of it, and neither does the time before.
+        assert!(detector.judge(&entity(), &Point::new(101, 80.0)).is_anomaly, "{strategy}");
+        assert!(detector.judge(&state, &Point::new(100, 80.0)).is_anomaly, "{strategy}");
+
+        // Nothing is opened, and the baseline grows into it.
+        for i in 0..100 {
+            let outcome = detector.process(&mut state, None, &Point::new(101 + i, 80.0));
+            assert!(outcome.transition.is_none(), "{strategy} {i}");
+        }
+        state.guidance.accepted.clear();
+        let known = detector.judge(&state, &Point::new(201, 80.0));
+        assert!(!known.is_anomaly, "{strategy} {known:?}");
+    }
+}
+
+#[test]
+fn excluded_periods_are_judged_and_never_learned() {
+    for strategy in common::STRATEGIES {
+        let detector = Detector::new(config(strategy)).unwrap();
+        let normal = || (0..100).map(|i| 50.0 + f64::from(i % 3 - 1));
+        let (mut state, mut twin) = (trained(&detector, normal()), trained(&detector, normal()));
+        state.guidance.excluded = vec![100..=299];
+        // Normal values, what is unusual, and what lasts until it would be the new normal.
+        for at in 100..300 {
+            let value = if at < 150 { 50.5 } else { 90.0 };
+            let outcome = detector.process(&mut state, None, &Point::new(at, value));
+            assert_eq!(outcome.verdict.is_anomaly, at >= 150, "{strategy} {at}");
+        }
+        // Afterwards nothing has become of it, at the end of the episode neither.
+        for at in 300..310 {
+            detector.process(&mut state, None, &Point::new(at, 50.0));
+            detector.process(&mut twin, None, &Point::new(at, 50.0));
+        }
+        assert_eq!(
+            detector.encode_state(&state).unwrap(),
+            detector.encode_state(&twin).unwrap(),
+            "{strategy}"
+        );
+    }
 }

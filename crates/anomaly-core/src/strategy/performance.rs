@@ -19,13 +19,22 @@ const PRIOR: f64 = 10.0;
 impl Performance {
     /// Adds judgements.
     pub fn update(&mut self, more: &Performance) {
-        for (count, more) in [
-            (&mut self.true_positives, more.true_positives),
-            (&mut self.false_positives, more.false_positives),
-            (&mut self.true_negatives, more.true_negatives),
-            (&mut self.false_negatives, more.false_negatives),
+        self.change(more, u64::saturating_add);
+    }
+
+    /// Takes back judgements that were added before.
+    pub fn take_back(&mut self, less: &Performance) {
+        self.change(less, u64::saturating_sub);
+    }
+
+    fn change(&mut self, by: &Performance, change: fn(u64, u64) -> u64) {
+        for (count, by) in [
+            (&mut self.true_positives, by.true_positives),
+            (&mut self.false_positives, by.false_positives),
+            (&mut self.true_negatives, by.true_negatives),
+            (&mut self.false_negatives, by.false_negatives),
         ] {
-            *count = count.saturating_add(more);
+            *count = change(*count, by);
         }
     }
 
@@ -95,6 +104,9 @@ mod tests {
         let mut p = counts(3, 1, 50, 2);
         p.update(&counts(5, 1, 7, 2));
         assert_eq!(p, counts(8, 2, 57, 4));
+        p.take_back(&counts(5, 1, 7, 2));
+        assert_eq!(p, counts(3, 1, 50, 2));
+        p.update(&counts(5, 1, 7, 2));
         let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} is not {b}");
         near(p.precision(), 0.8);
         near(p.recall(), 2.0 / 3.0);

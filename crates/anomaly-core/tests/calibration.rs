@@ -30,6 +30,19 @@ fn the_promised_share_is_flagged() {
     }
 }
 
+/// The cell of the table with as many points. At 0.01 more is flagged the more was seen: over 8,000
+/// judged points it is 1.22.
+#[test]
+fn auto_keeps_the_promise_under_a_trend() {
+    let noise = stable::KINDS.iter().find(|noise| noise.name == "season, trend").unwrap();
+    for alpha in [0.01, 0.001] {
+        // 180 are expected at 0.001
+        let seeds = SEEDS.start..SEEDS.start + 30;
+        let share = stable::share("auto", noise, alpha, seeds, 6000).unwrap();
+        assert!((0.8..1.2).contains(&share), "{alpha}: {share}");
+    }
+}
+
 #[test]
 fn poisson_counts_are_flagged_no_more_than_promised() {
     for (strategy, _) in NOMINAL {

@@ -13,6 +13,9 @@
 //! residual itself is such a view, too: how much less probable is it than any before? So S never falls
 //! as a value moves away from what is expected.
 //!
+//! Under a trend every new height would be one never seen. So the ranges move along with it, as far as
+//! it is beyond doubt ([`Drift`]).
+//!
 //! **Habituation.** What was just told is news no more: S counts in full if it exceeds the memory of
 //! earlier surprises, which fades over [`MEMORY`] points, by a nat; below, it only ranks among the
 //! unremarkable. An incident is told at once and again when it gets worse, not with every point.
@@ -143,6 +146,14 @@ struct Edge {
 
 impl Edge {
     const NONE: Edge = Edge { low: f64::NEG_INFINITY, high: f64::INFINITY, slope: 1.0 };
+
+    /// Where it is after a trend; none stays none.
+    fn moved(mut self, by: f64) -> Edge {
+        if self.high < f64::INFINITY {
+            (self.low, self.high) = (finite(self.low + by), finite(self.high + by));
+        }
+        self
+    }
 
     fn above(&self, x: f64) -> f64 {
         self.excess(x - self.high, self.high)
@@ -321,6 +332,162 @@ impl Ranges {
             }
         }
         Ok(ranges)
+    }
+}
+
+/// So many blocks become half as many.
+const BLOCKS: usize = 16;
+/// A trend counts as far as its mean step from block to block is more than so many standard errors.
+const DOUBT: f64 = 4.0;
+const DAY: f64 = 86_400e6;
+
+/// How far a trend has led, and the ranges with it.
+///
+/// Means of blocks of whole days, in which the time of day does not show, are compared one after the
+/// other: a trend is a mean step that stands out from how much the steps differ. So a random walk, whose
+/// steps are as much up as down, has none. The largest and the smallest step are trimmed (Yuen 1974): one
+/// new level, or one incident, neither makes a trend nor hides it. What is within the doubt about the mean
+/// step is left out, so that ranges never run ahead of the values, and nothing jumps when a trend becomes
+/// certain.
+#[derive(Clone, PartialEq, Debug)]
+struct Drift {
+    /// Mean value and mean time, the latest last.
+    blocks: Vec<(f64, f64)>,
+    /// Days of a block.
+    days: u32,
+    /// The block that goes on: its first time, its points, their mean, and their mean time after the
+    /// first.
+    since: i64,
+    count: u32,
+    mean: f64,
+    time: f64,
+    /// By how much the ranges move in a µs; follows from the blocks.
+    speed: f64,
+    /// How far they had moved at the latest time.
+    moved: f64,
+    latest_at: i64,
+}
+
+impl Drift {
+    fn new() -> Self {
+        Drift {
+            blocks: Vec::new(),
+            days: 1,
+            since: 0,
+            count: 0,
+            mean: 0.0,
+            time: 0.0,
+            speed: 0.0,
+            moved: 0.0,
+            latest_at: 0,
+        }
+    }
+
+    fn width(&self) -> f64 {
+        f64::from(self.days) * DAY
+    }
+
+    /// How far the ranges have moved at a time. No gap moves them by more than a block does.
+    fn at(&self, at: i64) -> f64 {
+        if self.speed == 0.0 {
+            return self.moved;
+        }
+        let elapsed = (i128::from(at) - i128::from(self.latest_at)) as f64;
+        finite(self.moved + self.speed * elapsed.clamp(0.0, self.width()))
+    }
+
+    fn learn(&mut self, at: i64, x: f64) {
+        if self.count == 0 {
+            (self.since, self.latest_at) = (at, at);
+        }
+        self.moved = self.at(at);
+        self.latest_at = self.latest_at.max(at);
+        let mut elapsed = (i128::from(at) - i128::from(self.since)) as f64;
+        if elapsed >= self.width() {
+            self.close();
+            (self.since, self.count, self.mean, self.time) = (at, 0, 0.0, 0.0);
+            elapsed = 0.0;
+        }
+        self.count = self.count.saturating_add(1);
+        let n = f64::from(self.count);
+        self.mean = finite(self.mean + (x / n - self.mean / n));
+        self.time += (elapsed.max(0.0) - self.time) / n;
+    }
+
+    /// Ends the block that goes on.
+    fn close(&mut self) {
+        self.blocks.push((self.mean, self.since as f64 + self.time));
+        if self.blocks.len() == BLOCKS {
+            let middle = |a: f64, b: f64| 0.5 * a + 0.5 * b;
+            let pairs = self.blocks.chunks_exact(2);
+            self.blocks = pairs.map(|b| (middle(b[0].0, b[1].0), middle(b[0].1, b[1].1))).collect();
+            self.days = self.days.saturating_mul(2);
+        }
+        self.speed = self.trend();
+    }
+
+    /// The part of the trend that is beyond doubt, in a µs; 0 while there is none, and when it has ended.
+    fn trend(&self) -> f64 {
+        if self.blocks.len() < BLOCKS / 2 {
+            return 0.0;
+        }
+        let step = |b: &[(f64, f64)]| {
+            let elapsed = (b[1].1 - b[0].1).max(1.0);
+            b[1].0 / elapsed - b[0].0 / elapsed
+        };
+        let mut steps: Vec<f64> = self.blocks.windows(2).map(step).collect();
+        let last = steps.len() - 1;
+        let latest = 0.5 * steps[last - 1] + 0.5 * steps[last];
+        steps.sort_unstable_by(f64::total_cmp);
+        (steps[0], steps[last]) = (steps[1], steps[last - 1]);
+        let mean_of = |steps: &[f64]| steps.iter().sum::<f64>() / steps.len() as f64;
+        let (mean, of_all) = (mean_of(&steps[1..last]), mean_of(&steps));
+        let squares: f64 = steps.iter().map(|s| (s - of_all) * (s - of_all)).sum();
+        let n = steps.len() as f64;
+        let error = libm::sqrt(squares / (n - 1.0) / n) * n / (n - 2.0);
+        let goes_on = latest * mean.signum() >= 0.5 * mean.abs();
+        let certain = (mean.abs() - DOUBT * error).max(0.0);
+        if goes_on && certain > 0.0 { certain.copysign(mean) } else { 0.0 }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(self.blocks.len() as u8);
+        for (mean, time) in &self.blocks {
+            out.extend_from_slice(&mean.to_le_bytes());
+            out.extend_from_slice(&time.to_le_bytes());
+        }
+        codec::put_varint(out, self.days);
+        codec::put_varint(out, self.count);
+        out.extend_from_slice(&self.since.to_le_bytes());
+        for v in [self.mean, self.time, self.moved] {
+            out.extend_from_slice(&v.to_le_bytes());
+        }
+        out.extend_from_slice(&self.latest_at.to_le_bytes());
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self> {
+        let mut drift = Drift::new();
+        let blocks = usize::from(reader.u8()?);
+        if blocks >= BLOCKS {
+            return Err(reader.corrupted("too many blocks"));
+        }
+        for _ in 0..blocks {
+            drift
+                .blocks
+                .push((reader.finite("mean of a block")?, reader.finite("time of a block")?));
+        }
+        drift.days = reader.varint()?;
+        drift.count = reader.varint()?;
+        drift.since = reader.i64()?;
+        drift.mean = reader.finite("mean of a block")?;
+        drift.time = reader.non_negative("time of a block")?;
+        drift.moved = reader.finite("drift")?;
+        drift.latest_at = reader.i64()?;
+        if drift.days == 0 || (drift.count == 0 && blocks > 0) {
+            return Err(reader.corrupted("counts contradict each other"));
+        }
+        drift.speed = drift.trend();
+        Ok(drift)
     }
 }
 
@@ -735,7 +902,9 @@ struct Judged {
 
 /// What was never seen, on top of any model of the expected: the whole model of one entity.
 pub(super) struct Surprise {
+    /// Of values without what a trend has moved them by.
     ranges: Box<Ranges>,
+    drift: Drift,
     tails: Box<[ExcessTail; VIEWS.len()]>,
     surprises: Box<Surprises>,
     /// The surprise that is remembered, and the share of it that one point leaves.
@@ -773,6 +942,7 @@ impl Surprise {
     pub fn new(calendar: Calendar, memory: u64) -> Self {
         Surprise {
             ranges: Box::new(Ranges::new()),
+            drift: Drift::new(),
             tails: Box::new(std::array::from_fn(|_| ExcessTail::new())),
             surprises: Box::new(Surprises::new()),
             remembered: 0.0,
@@ -798,7 +968,14 @@ impl Surprise {
 
     fn see(&self, at: i64) -> Seen {
         let bin = self.bin(at);
-        Seen { bin, edges: self.ranges.edges(at, bin) }
+        let moved = self.drift.at(at);
+        Seen { bin, edges: self.ranges.edges(at, bin).map(|edge| edge.moved(moved)) }
+    }
+
+    /// Adds a value to the ranges, where they would be without the trend.
+    fn widen(&mut self, at: i64, x: f64, bin: usize) {
+        self.drift.learn(at, x);
+        self.ranges.learn(at, finite(x - self.drift.at(at)), bin);
     }
 
     /// S brought to the scale on which it is calibrated: in full if it is news.
@@ -888,7 +1065,7 @@ impl Surprise {
         self.judged.set(None);
         let Some(judged) = judged else {
             let bin = self.bin(point.at);
-            self.ranges.learn(point.at, point.value, bin);
+            self.widen(point.at, point.value, bin);
             return None;
         };
         let mut ln_p = None;
@@ -908,7 +1085,7 @@ impl Surprise {
             self.far.learn((judged.b - self.farthest).max(0.0));
         }
         self.farthest = self.farthest.max(judged.b);
-        self.ranges.learn(point.at, judged.x, judged.seen.bin);
+        self.widen(point.at, judged.x, judged.seen.bin);
         ln_p
     }
 
@@ -960,6 +1137,7 @@ impl Surprise {
         out.extend_from_slice(&self.farthest.to_le_bytes());
         self.far.encode(out);
         self.ranges.encode(out);
+        self.drift.encode(out);
         for tail in self.tails.iter() {
             tail.encode(out);
         }
@@ -982,6 +1160,7 @@ impl Surprise {
         surprise.farthest = reader.non_negative("farthest residual")?;
         *surprise.far = ExcessTail::decode(reader)?;
         *surprise.ranges = Ranges::decode(reader)?;
+        surprise.drift = Drift::decode(reader)?;
         for tail in surprise.tails.iter_mut() {
             *tail = ExcessTail::decode(reader)?;
         }
@@ -1415,5 +1594,100 @@ impl EntityModel for NoveltyModel {
         let mut map = self.base.metadata(verdict, rule);
         self.surprise.metadata(verdict, rule, &mut map);
         map
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: i64 = 3_600_000_000;
+
+    /// SplitMix64; nearly normal.
+    struct Rng(u64);
+
+    impl Rng {
+        fn uniform(&mut self) -> f64 {
+            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut z = self.0;
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        }
+
+        fn normal(&mut self) -> f64 {
+            (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
+        }
+    }
+
+    fn drift_of(n: usize, mut value: impl FnMut(usize) -> f64) -> Drift {
+        let mut drift = Drift::new();
+        (0..n).for_each(|i| drift.learn(i as i64 * HOUR, value(i)));
+        drift
+    }
+
+    fn daily(i: usize) -> f64 {
+        10.0 * libm::sin(i as f64 * std::f64::consts::TAU / 24.0)
+    }
+
+    #[test]
+    fn ranges_follow_a_trend_and_stop_with_it() {
+        for sign in [-1.0, 1.0] {
+            let mut rng = Rng(3);
+            let mut value = |i: usize| daily(i) + sign * 0.001 * i.min(8000) as f64 + rng.normal();
+            let at_end = drift_of(8000, &mut value);
+            let moved = sign * at_end.moved;
+            assert!((3.0..8.0).contains(&moved), "{moved} of 8");
+            assert!(sign * at_end.speed * HOUR as f64 > 0.0005, "{}", at_end.speed * HOUR as f64);
+            // a value moved by as much as the trend is where it was
+            assert!(sign * at_end.at(at_end.latest_at + HOUR) > moved);
+            let mut rng = Rng(3);
+            let mut value = |i: usize| daily(i) + sign * 0.001 * i.min(8000) as f64 + rng.normal();
+            let after = drift_of(12_000, &mut value);
+            assert_eq!(after.speed, 0.0);
+            // all of it was 8: they never run ahead
+            assert!(sign * after.moved < 8.0, "{} after {moved}", after.moved);
+        }
+    }
+
+    #[test]
+    fn what_is_no_trend_moves_no_range() {
+        let mut wrong = 0;
+        for seed in 0..40 {
+            let mut rng = Rng(seed);
+            let (mut level, mut seen) = (0.0, Range::EMPTY);
+            let walk = drift_of(4000, |_| {
+                level += rng.normal();
+                seen.add(level);
+                level
+            });
+            wrong += u32::from(walk.moved.abs() > 0.1 * (seen.high - seen.low));
+            let noise = drift_of(4000, |i| daily(i) + rng.normal());
+            assert!(noise.moved.abs() < 0.2, "{}", noise.moved);
+            let step = drift_of(4000, |i| rng.normal() + if i > 2000 { 20.0 } else { 0.0 });
+            assert!(step.moved.abs() < 0.2, "{}", step.moved);
+            let incident = drift_of(4000, |i| if i == 2000 { 1e9 } else { rng.normal() });
+            assert!(incident.moved.abs() < 0.2, "{}", incident.moved);
+        }
+        assert!(wrong <= 2, "{wrong} of 40 random walks");
+    }
+
+    #[test]
+    fn drift_knows_gaps_order_and_huge_values() {
+        let mut drift = drift_of(4000, |i| 0.1 * i as f64);
+        let before = drift.moved;
+        let block = drift.speed * drift.width();
+        assert!(block > 0.0 && drift.at(i64::MAX) <= before + 1.001 * block);
+        assert_eq!(drift.at(i64::MIN), before);
+        drift.learn(i64::MIN, 0.0);
+        drift.learn(i64::MAX, 0.0);
+        assert!(drift.moved.is_finite());
+        for x in [f64::MAX, -f64::MAX, 5e-324] {
+            let drift = drift_of(2000, |i| if i % 100 < 50 { x } else { -x });
+            assert!(drift.moved.is_finite() && drift.mean.is_finite());
+            let mut bytes = Vec::new();
+            drift.encode(&mut bytes);
+            assert_eq!(Drift::decode(&mut Reader::new(&bytes)), Ok(drift));
+        }
     }
 }

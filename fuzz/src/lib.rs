@@ -120,19 +120,22 @@ fn sketch_text_seeds() -> Vec<Vec<u8>> {
 
 const TEN_MINUTES: i64 = 600_000_000;
 
-/// One detector for each available strategy and kind of value that it takes.
-fn detectors() -> impl Iterator<Item = (&'static str, Kind)> {
+/// One detector for each available strategy and kind of value that it takes, and of auto, which is
+/// another one with further columns, two.
+fn detectors() -> impl Iterator<Item = (&'static str, Kind, usize)> {
     let available = STRATEGIES.iter().filter(|strategy| strategy.is_available());
-    available.flat_map(|strategy| strategy.kinds.iter().map(|kind| (strategy.name, *kind)))
+    let all = available.flat_map(|s| s.kinds.iter().map(|kind| (s.name, *kind, 0)));
+    all.chain([("hybrid_auto", Kind::Value, 2)])
 }
 
-fn detector((strategy, kind): (&str, Kind)) -> Detector {
+fn detector((strategy, kind, features): (&str, Kind, usize)) -> Detector {
     // flags one normal point in a thousand
     let config = DetectorConfig {
         strategy: strategy.into(),
         // threshold cannot do without
         params: if strategy == "statistical_threshold" { json!({"min": 0}) } else { Value::Null },
         kind,
+        features: (0..features).map(|i| format!("f{i}")).collect(),
         alerts_per_day: 0.001,
         points_per_day: Some(1.0),
         ..DetectorConfig::default()
@@ -430,7 +433,7 @@ fn exported_model_seeds() -> Vec<Vec<u8>> {
         ("statistical_mad", &["db"]),
         ("statistical_seasonal", &[]),
     ] {
-        let detector = detector((strategy, Kind::Value));
+        let detector = detector((strategy, Kind::Value, 0));
         let mut state = detector.new_state();
         for i in 0..130 {
             detector.train(&mut state, &Point::new(i * TEN_MINUTES, ((i * 37) % 11) as f64));

@@ -213,6 +213,7 @@ impl Detector {
         let context = Context {
             calendar: Calendar::new(&config.time_zone)?,
             kind: config.kind,
+            features: config.features.len(),
             performance: config.performance.clone(),
         };
         let strategy = strategy(&config.strategy, &config.params, &context)?;

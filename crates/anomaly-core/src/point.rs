@@ -18,3 +18,22 @@ impl Point<'_> {
         Point { at, value, trials: f64::NAN, features: &[] }
     }
 }
+
+/// All that a forecast depends on: the time of a point and its further columns.
+#[derive(Debug, Clone)]
+pub(crate) struct Question {
+    at: i64,
+    features: Vec<f64>,
+}
+
+impl Question {
+    pub fn new(at: i64, features: &[f64]) -> Self {
+        Question { at, features: features.to_vec() }
+    }
+
+    /// Whether it is the same, bit by bit.
+    pub fn is(&self, at: i64, features: &[f64]) -> bool {
+        let bits = |x: &f64| x.to_bits();
+        self.at == at && self.features.iter().map(bits).eq(features.iter().map(bits))
+    }
+}

@@ -54,8 +54,11 @@ fn the_planted_column_contributes_most() {
         ("autoencoder", json!({})),
         ("random_cut_forest", json!({})),
         ("ensemble", json!({})),
+        ("auto", json!({})),
     ] {
-        let detector = detector(strategy, params);
+        let features = ["users", "a", "b"].map(str::to_owned).to_vec();
+        let config = DetectorConfig { params, features, ..config(strategy) };
+        let detector = Detector::new(config).unwrap();
         let (mut right, mut flagged) = ([0; 4], 0);
         for seed in 0..SERIES {
             let mut rng = Rng(100 + seed);

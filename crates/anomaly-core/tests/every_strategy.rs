@@ -560,6 +560,7 @@ fn fuzz_verdicts_are_defined_and_survive_stop_and_start() {
     every(|strategy| {
         let own = detector(defaults(strategy));
         let (tells_once, has_sides) = (own.strategy().tells_once(), own.strategy().has_sides());
+        let takes = own.strategy().features();
         let cases = (any_config(), any_rows(), prop::collection::vec(0..300usize, 0..4));
         let run = runner().run(&cases, |(config, rows, cuts)| {
             let Some(detector) = detector_if(DetectorConfig {
@@ -570,6 +571,12 @@ fn fuzz_verdicts_are_defined_and_survive_stop_and_start() {
                 min_effect: if has_sides { config.min_effect } else { 0.0 },
                 min_relative_effect: if has_sides { config.min_relative_effect } else { 0.0 },
                 kind: of_kind(strategy, config.kind).kind,
+                // auto is another one with them
+                features: ["a", "b"]
+                    .iter()
+                    .take(takes.min(cuts.len()))
+                    .map(|f| f.to_string())
+                    .collect(),
                 ..config
             }) else {
                 return Ok(());

@@ -401,7 +401,6 @@ fn check_c18_c19_c20_c21_c22_parameters_are_checked() {
         ("isolation_forest", json!({"max_samples": 1}), "2 to"),
         ("isolation_forest", json!({"max_samples": 1025}), "1024 at most"),
         ("isolation_forest", json!({"n_estimators": 1000, "max_samples": 96}), "65536"),
-        ("isolation_forest", json!({"variant": "auto"}), "extended"),
         ("isolation_forest", json!({"variant": "best"}), "extended"),
         ("isolation_forest", json!({"random_state": -1}), "whole number"),
         ("isolation_forest", json!({"ndim": 3}), "n_estimators"),
@@ -430,6 +429,8 @@ fn check_c18_c19_c20_c21_c22_parameters_are_checked() {
     for (strategy, params) in [
         ("isolation_forest", json!({"variant": "density", "max_samples": "auto"})),
         ("isolation_forest", json!({"variant": "sciforest"})),
+        ("isolation_forest", json!({"variant": "auto"})),
+        ("isolation_forest", json!({"variant": "auto", "n_estimators": 20})),
         ("isolation_forest", json!({"variant": "mixed", "max_samples": 300, "random_state": 7})),
         ("isolation_forest", json!({"variant": "standard", "n_estimators": 1000})),
         ("isolation_forest", json!({"n_estimators": 20, "time_features": false})),

@@ -14,6 +14,10 @@ CREATE TABLE load_odd AS SELECT * FROM load
 SELECT 'with' AS users, entity, value, is_anomaly FROM detect_anomalies('load_odd', value => 'cpu', strategy => 'one_class_svm', alerts_per_day => 0.5, features => '{users}') WHERE at = '2024-01-03 10:25'
 UNION ALL SELECT 'without', entity, value, is_anomaly FROM detect_anomalies('load_odd', value => 'cpu', strategy => 'one_class_svm', alerts_per_day => 0.5) WHERE at = '2024-01-03 10:25'
 ORDER BY 1, 2;
+-- check_c22_auto_of_rows: without a strategy, the combination is found as well; with features only
+SELECT 'with' AS users, entity, value, is_anomaly, position('found by' IN reasons::text) > 0 AS says_who FROM detect_anomalies('load_odd', value => 'cpu', alerts_per_day => 0.5, features => '{users}') WHERE at = '2024-01-03 10:25'
+UNION ALL SELECT 'without', entity, value, is_anomaly, position('found by' IN reasons::text) > 0 FROM detect_anomalies('load_odd', value => 'cpu', alerts_per_day => 0.5) WHERE at = '2024-01-03 10:25'
+ORDER BY 1, 2;
 -- The value that nobody names is no feature, and so is the entity.
 SELECT DISTINCT entity IS NULL AS no_entity, value BETWEEN 0 AND 20 AS of_part FROM detect_anomalies('SELECT at, cpu, users, part FROM load LIMIT 100', strategy => 'one_class_svm', features => '{cpu,users}');
 
@@ -46,6 +50,13 @@ SELECT entity, explanation->'features' AS features FROM anomaly.explain_detector
 INSERT INTO load_now VALUES (clock_timestamp(), 'a', 85, 1350, false), (clock_timestamp(), 'b', 85, 1020, false);
 SELECT points_scored, alerts_opened FROM anomaly.scan('load_features');
 SELECT entity, value FROM anomaly.alerts WHERE detector = 'load_features';
+-- A detector by auto says of what it is made and why; its states go through the catalogue.
+SELECT anomaly.create_detector('system_cpu', 'auto', 'cpu', source => 'load_now', value => 'cpu', entity => 'host', features => '{users}', settle => '0 s', alerts_per_day => 0.5, name => 'load_auto');
+SELECT status, trained_rows, entities FROM anomaly.train('load_auto');
+SELECT entity, strategy, explanation->>'because' AS because, jsonb_path_query_array(explanation, '$.members[*].member') AS members FROM anomaly.explain_detector('load_auto') ORDER BY entity;
+INSERT INTO load_now VALUES (clock_timestamp(), 'a', 85, 1020, false);
+SELECT points_scored, alerts_opened FROM anomaly.scan('load_auto');
+SELECT entity, value, detection_strategy, reason->>'column' AS most_by FROM anomaly.alerts a, LATERAL (SELECT anomaly.explain(a.id)->'reasons'->0) AS e (reason) WHERE detector = 'load_auto';
 
 -- A feature that is corrected later counts as a row that comes late.
 SELECT anomaly.create_detector('system_cpu', 'random_cut_forest', 'cpu', source => 'load_now', value => 'cpu', entity => 'host', features => '{users}', late_window => '1 day', settle => '0 s', name => 'load_late');
@@ -105,7 +116,7 @@ SELECT detector FROM anomaly.process_data_point('{"c6_load": 600, "c6_disk": 900
 SELECT count(*) AS of_null_or_unknown FROM anomaly.process_data_point('{"c6_load": null, "unknown": 900, "entity_id": "e0"}');
 
 -- Bad features: a typed error that says what to type.
-SELECT count(*) FROM detect_anomalies('load', value => 'cpu', features => '{users}');
+SELECT count(*) FROM detect_anomalies('load', value => 'cpu', strategy => 'novelty', features => '{users}');
 \echo :LAST_ERROR_SQLSTATE
 SELECT anomaly.watch('load', value => 'cpu', features => '{users}');
 \echo :LAST_ERROR_SQLSTATE
@@ -132,7 +143,7 @@ SELECT anomaly.create_detector('system_cpu', 'one_class_svm', 'c', features => '
 SELECT anomaly.create_detector('system_cpu', 'one_class_svm', 'c', features => '{c}', name => 'x');
 \echo :LAST_ERROR_SQLSTATE
 
-SELECT count(anomaly.drop_detector(d)) FROM unnest('{load_features,load_watch,load_late,busy_points,busy_from_table,busy_off,c6_a,c6_b,c6_c,c6_off,c6_new}'::text[]) d;
+SELECT count(anomaly.drop_detector(d)) FROM unnest('{load_features,load_auto,load_watch,load_late,busy_points,busy_from_table,busy_off,c6_a,c6_b,c6_c,c6_off,c6_new}'::text[]) d;
 DELETE FROM anomaly.alert WHERE detector ~ '^(load|busy|c6)_';
 -- The next file counts its alerts from 1.
 SELECT setval('anomaly.alert_id_seq', 1, false);

@@ -38,6 +38,7 @@ pub(crate) use compact::{
 };
 pub use explain::Explanation;
 use kernel::Kernel;
+pub(crate) use model::each_kind;
 pub use model::{ENSEMBLE, Model};
 pub use options::Options;
 use random::Random;
@@ -47,7 +48,7 @@ pub use tree::Scoring;
 use tree::{Grower, Growth, Tree, mean_depth};
 
 /// Degrees of freedom that scores are calibrated with.
-const DOF: f64 = 500.0;
+pub(crate) const DOF: f64 = 500.0;
 
 /// A trained forest.
 #[derive(Debug, Clone)]
@@ -395,7 +396,7 @@ fn draw_rows(weights: &[f64], wanted: usize, random: &mut Random) -> Vec<u32> {
 }
 
 /// Where unusual begins, its unit, and the tail.
-fn calibrate(values: &[f64]) -> ((f64, f64), SideTail) {
+pub(crate) fn calibrate(values: &[f64]) -> ((f64, f64), SideTail) {
     let mut sorted: Vec<f64> = values.to_vec();
     sorted.sort_unstable_by(|a, b| b.total_cmp(a));
     let n = sorted.len();

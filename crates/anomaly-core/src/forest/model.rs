@@ -25,6 +25,21 @@ pub(super) const KINDS: [(f64, usize, Scoring); 4] = [
     (0.0, 2, Scoring::Density),
 ];
 
+/// The options of each forest that options ask for: of the one, or of the kinds of `auto`.
+pub(crate) fn each_kind(options: &Options) -> Vec<Options> {
+    if !options.ensemble {
+        return vec![options.clone()];
+    }
+    let of_kind = |(guided, dimensions, scoring)| Options {
+        ensemble: false,
+        guided,
+        dimensions,
+        scoring,
+        ..options.clone()
+    };
+    KINDS.into_iter().map(of_kind).collect()
+}
+
 /// One forest, or several that judge together.
 #[derive(Debug, Clone)]
 pub enum Model {
@@ -47,18 +62,11 @@ impl Ensemble {
     fn train(sample: &Sample, options: &Options, progress: &mut dyn Progress) -> Result<Ensemble> {
         let mut members: Vec<IsolationForest> = Vec::with_capacity(KINDS.len());
         let (mut inside, mut outside) = (vec![0.0; sample.rows()], vec![0.0; sample.rows()]);
-        for (guided, dimensions, scoring) in KINDS {
-            let first = members.is_empty();
-            let options = Options {
-                ensemble: false,
-                guided,
-                dimensions,
-                scoring,
+        for mut options in each_kind(options) {
+            if !members.is_empty() {
                 // Rows to show and names are kept once.
-                kept_rows: if first { options.kept_rows } else { 0 },
-                features: if first { options.features.clone() } else { Vec::new() },
-                ..options.clone()
-            };
+                (options.kept_rows, options.features) = (0, Vec::new());
+            }
             let grown = IsolationForest::grow(sample, &options, progress)?;
             for (sums, values) in
                 [(&mut inside, &grown.in_sample), (&mut outside, &grown.out_of_sample)]

@@ -11,6 +11,9 @@
 //! **Combination.** What was never seen before in all history or at the time of day is added by
 //! [`Surprise`], and their sum is calibrated by its own past: the alert rate is the promised one
 //! whichever strategy is chosen.
+//!
+//! **Several columns.** Where points have further columns, this is one of the members of an
+//! [`Ensemble`] beside an isolation forest and a one-class SVM over the whole row.
 
 use std::sync::Arc;
 
@@ -19,7 +22,7 @@ use serde_json::{Map, Value, json};
 use super::location_scale::refresh_due;
 use super::novelty::{self, Surprise};
 use super::{
-    Context, EntityModel, Kind, Rule, Strategy, check_keys, integer_param, json_number, strategy,
+    Context, Ensemble, EntityModel, Kind, Rule, Strategy, check_keys, integer_param, json_number,
 };
 use crate::codec::Reader;
 use crate::point::Point;
@@ -46,6 +49,17 @@ const MEAN_ABSOLUTE: f64 = 0.797_884_560_802_865_4;
 
 type Candidates = Arc<Vec<(&'static str, Box<dyn Strategy>)>>;
 
+/// `hybrid_auto` of values, or of rows where there are further columns.
+pub(super) fn strategy(
+    params: &Map<String, Value>,
+    context: &Context,
+) -> Result<Box<dyn Strategy>> {
+    match context.features {
+        0 => Ok(Box::new(Auto::new(params, context)?)),
+        _ => Ok(Box::new(Ensemble::of_rows(params, context)?)),
+    }
+}
+
 /// See the head of this file.
 pub struct Auto {
     context: Context,
@@ -67,7 +81,7 @@ impl Auto {
             if short_name == "persist" && context.kind != Kind::Value {
                 continue;
             }
-            candidates.push((short_name, strategy(short_name, &Value::Null, context)?));
+            candidates.push((short_name, super::strategy(short_name, &Value::Null, context)?));
         }
         if candidates.is_empty() {
             return Err(Error::invalid(

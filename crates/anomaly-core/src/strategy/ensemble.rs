@@ -23,6 +23,16 @@
 //! as the largest on the way, so that S never falls with distance; each member's own evidence has but
 //! one valley, so that this is the larger of that at both ends.
 //!
+//! **Rows.** `hybrid_auto` of a value with further columns ([`super::auto`]) is an ensemble, too: of what
+//! knows the course of the value in time, and of what judges the row as a whole in different ways, with
+//! equal weights, because none of them is the best on most tables. What is unusual in one way only must
+//! not be hidden by those that cannot see it, so that T is the mean of the evidence itself, as in
+//! [`crate::forest::Model`]: all of these members are calibrated with Pareto tails, by which evidence
+//! grows as the logarithm of a distance, and none of them drowns the others. p is that of T's own past
+//! or e·exp(−T), the smaller of the two: e times a geometric mean of p is no less than the chance of
+//! it, whatever members have in common (Vovk and Wang 2020), and does not depend on a tail that is
+//! fitted to few points. Whose expectation it is, is decided by scores as above.
+//!
 //! **Adaptive** weights are shares of the members' F1 in judgements that people have made
 //! ([`super::performance`]). They are part of what the strategy is made from, not of any state.
 
@@ -50,6 +60,9 @@ use crate::{Error, Result};
 /// Without `detectors`: names and weights.
 const DEFAULT: [(&str, f64); 3] =
     [("statistical_zscore", 0.3), ("statistical_iqr", 0.2), ("learning_isolation_forest", 0.5)];
+/// Of rows with further columns: what knows the course of the value, without these columns, and what
+/// judges the row.
+const OF_ROWS: [&str; 3] = ["hybrid_auto", "learning_isolation_forest", "learning_one_class_svm"];
 /// Members at most: each is asked about what each of them expects.
 const MOST: usize = 8;
 /// At so many standard deviations a member has the score [`THRESHOLD`].
@@ -70,14 +83,17 @@ enum Combine {
     Mean,
     Max,
     Vote,
+    /// Of rows: the mean of the evidence.
+    Evidence,
 }
 
 impl Combine {
+    /// Those to choose from.
     const ALL: [(&'static str, Combine); 3] =
         [("mean", Combine::Mean), ("max", Combine::Max), ("vote", Combine::Vote)];
 
     fn name(self) -> &'static str {
-        Self::ALL.into_iter().find(|(_, c)| *c == self).map_or("mean", |(name, _)| name)
+        Self::ALL.into_iter().find(|(_, c)| *c == self).map_or("evidence", |(name, _)| name)
     }
 
     fn from_params(params: &Parameters) -> Result<Self> {
@@ -142,6 +158,17 @@ impl Scale {
         }
     }
 
+    /// How well members agree, each having a say that is bounded.
+    fn agreement(&self) -> Scale {
+        let combine = if self.combine == Combine::Evidence { Combine::Mean } else { self.combine };
+        Scale { combine, ..*self }
+    }
+
+    /// ln p that mean evidence is worth without any past; 0 where it is worth none.
+    fn at_least_known(&self, evidence: f64) -> f64 {
+        if self.combine == Combine::Evidence { (1.0 - evidence).min(0.0) } else { 0.0 }
+    }
+
     /// The scores of all members as one; `weights` of sum 1.
     fn combined(&self, weights: &Figures, evidence: &Figures) -> Score {
         let all = weights.iter().zip(evidence).filter(|(weight, _)| **weight > 0.0);
@@ -156,6 +183,9 @@ impl Scale {
                 Score { score, rest: (1.0 - share) + share * own.rest }
             });
         }
+        if self.combine == Combine::Evidence {
+            return self.score(all.map(|(weight, evidence)| weight * evidence).sum());
+        }
         all.fold(Score { score: 0.0, rest: 0.0 }, |sum, (weight, evidence)| {
             let own = self.score(*evidence);
             Score { score: sum.score + weight * own.score, rest: sum.rest + weight * own.rest }
@@ -165,6 +195,24 @@ impl Scale {
     /// The evidence that has this score.
     fn evidence(&self, score: Score) -> f64 {
         (self.half * self.combine.root(score.score / score.rest)).min(-MIN_LN_P)
+    }
+}
+
+/// What an ensemble is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Ensemble,
+    Adaptive,
+    Rows,
+}
+
+impl Purpose {
+    fn name(self) -> &'static str {
+        match self {
+            Purpose::Ensemble => "hybrid_ensemble",
+            Purpose::Adaptive => "hybrid_adaptive",
+            Purpose::Rows => "hybrid_auto",
+        }
     }
 }
 
@@ -178,12 +226,6 @@ struct Member {
 impl Member {
     fn new(name: &str, params: &Value, weight: f64, context: &Context) -> Result<Self> {
         let info = strategy_info(name)?;
-        if info.family == "hybrid" {
-            return Err(Error::invalid(
-                format!("{} is no member of an ensemble", info.name),
-                "Members are statistical and learning strategies: list those that it is made of.",
-            ));
-        }
         let strategy =
             super::strategy(info.name, params, context).map_err(|error| match error {
                 Error::InvalidParameter { message, hint } => Error::InvalidParameter {
@@ -228,6 +270,12 @@ impl Member {
                 ));
             }
         }
+        if family == "hybrid" {
+            return Err(Error::invalid(
+                format!("{} is no member of an ensemble", strategy_info(name)?.name),
+                "Members are statistical and learning strategies: list those that it is made of.",
+            ));
+        }
         let weight = entry.get("weight").map_or(Ok(1.0), |weight| weight_of(name, weight))?;
         Member::new(name, entry.get("params").unwrap_or(&Value::Null), weight, context)
     }
@@ -244,7 +292,7 @@ fn weight_of(name: &str, weight: &Value) -> Result<f64> {
 
 /// What an ensemble is made of.
 struct Settings {
-    adaptive: bool,
+    purpose: Purpose,
     /// Of counts and ratios members know what chance explains; shares of few different values cannot be
     /// finer, so that p is no less than the members' own.
     by_chance: bool,
@@ -262,7 +310,7 @@ struct Settings {
 
 impl Settings {
     fn name(&self) -> &'static str {
-        if self.adaptive { "hybrid_adaptive" } else { "hybrid_ensemble" }
+        self.purpose.name()
     }
 
     /// A figure of each member under its name.
@@ -284,16 +332,31 @@ impl Ensemble {
     /// `detectors`: a list of {type, strategy, weight, params}; `ensemble_weights`: member → weight;
     /// `combine`: mean, max or vote; `ensemble_threshold`: above 0, at most 1.
     pub fn new(params: &Map<String, Value>, context: &Context) -> Result<Self> {
-        Self::make(params, context, false)
+        Self::make(params, context, Purpose::Ensemble)
     }
 
     /// The same whose weights follow [`Context::performance`].
     pub fn adaptive(params: &Map<String, Value>, context: &Context) -> Result<Self> {
-        Self::make(params, context, true)
+        Self::make(params, context, Purpose::Adaptive)
     }
 
-    fn make(params: &Map<String, Value>, context: &Context, adaptive: bool) -> Result<Self> {
-        let name = if adaptive { "hybrid_adaptive" } else { "hybrid_ensemble" };
+    /// `hybrid_auto` of rows; `params` are those of the member that knows the course of the value.
+    pub fn of_rows(params: &Map<String, Value>, context: &Context) -> Result<Self> {
+        let of_value = Context { features: 0, ..context.clone() };
+        let mut members = Vec::new();
+        for name in OF_ROWS {
+            let (params, context) = match name {
+                "hybrid_auto" => (Value::Object(params.clone()), &of_value),
+                "learning_isolation_forest" => (json!({"variant": "auto"}), context),
+                _ => (Value::Null, context),
+            };
+            members.push(Member::new(name, &params, 1.0, context)?);
+        }
+        Self::of_members(members, Combine::Evidence, None, context, Purpose::Rows)
+    }
+
+    fn make(params: &Map<String, Value>, context: &Context, purpose: Purpose) -> Result<Self> {
+        let name = purpose.name();
         let keys = ["detectors", "ensemble_threshold", "ensemble_weights", "combine"];
         check_keys(name, params, &keys)?;
         let mut members = members(params, context)?;
@@ -307,6 +370,26 @@ impl Ensemble {
                 "Give at least one member a weight above 0.",
             ));
         }
+        let combine = Combine::from_params(params)?;
+        let threshold = number_param(params, "ensemble_threshold", 0.0..=1.0)?;
+        if threshold == Some(0.0) {
+            return Err(Error::invalid(
+                "parameter \"ensemble_threshold\" is 0",
+                "It must be above 0 and at most 1: every score is at least 0.",
+            ));
+        }
+        Self::of_members(members, combine, threshold, context, purpose)
+    }
+
+    /// Of members with weights of a sum above 0.
+    fn of_members(
+        mut members: Vec<Member>,
+        combine: Combine,
+        threshold: Option<f64>,
+        context: &Context,
+        purpose: Purpose,
+    ) -> Result<Self> {
+        let sum: f64 = members.iter().map(|m| m.weight).sum();
         members.iter_mut().for_each(|m| m.weight /= sum);
         let configured: Vec<f64> = members.iter().map(|m| m.weight).collect();
         let performance: Vec<Performance> = members
@@ -316,18 +399,14 @@ impl Ensemble {
                 own.map_or(Performance::default(), |(_, performance)| *performance)
             })
             .collect();
-        let combine = Combine::from_params(params)?;
-        let threshold = number_param(params, "ensemble_threshold", 0.0..=1.0)?;
-        if threshold == Some(0.0) {
-            return Err(Error::invalid(
-                "parameter \"ensemble_threshold\" is 0",
-                "It must be above 0 and at most 1: every score is at least 0.",
-            ));
-        }
+        let weights = match purpose {
+            Purpose::Adaptive => adapted(&configured, &performance),
+            Purpose::Ensemble | Purpose::Rows => configured,
+        };
         Ok(Ensemble(Arc::new(Settings {
-            adaptive,
+            purpose,
             by_chance: context.kind != Kind::Value,
-            weights: if adaptive { adapted(&configured, &performance) } else { configured },
+            weights,
             members,
             scale: Scale::new(combine, SIGMAS),
             threshold: threshold.unwrap_or(THRESHOLD),
@@ -400,7 +479,11 @@ impl Strategy for Ensemble {
     }
 
     fn short_name(&self) -> &'static str {
-        if self.0.adaptive { "adaptive" } else { "ensemble" }
+        match self.0.purpose {
+            Purpose::Ensemble => "ensemble",
+            Purpose::Adaptive => "adaptive",
+            Purpose::Rows => "auto",
+        }
     }
 
     fn statistic_name(&self) -> &'static str {
@@ -408,7 +491,11 @@ impl Strategy for Ensemble {
     }
 
     fn algorithm(&self) -> u16 {
-        if self.0.adaptive { 27 } else { 26 }
+        match self.0.purpose {
+            Purpose::Ensemble => 26,
+            Purpose::Adaptive => 27,
+            Purpose::Rows => 28,
+        }
     }
 
     fn threshold(&self) -> Option<f64> {
@@ -566,7 +653,8 @@ impl EnsembleModel {
                 continue;
             }
             let evidence = self.evidence(&weights, point, candidate);
-            let score = self.settings.scale.combined(&weights, &evidence).score;
+            let agreement = self.settings.scale.agreement();
+            let score = agreement.combined(&weights, &evidence).score;
             if best.as_ref().is_none_or(|(least, _)| score < *least) {
                 best = Some((score, Look { expected: candidate, weights, evidence }));
             }
@@ -603,6 +691,9 @@ impl EnsembleModel {
         }
         let (_, above) = self.calibrator.quantiles(&rule.alpha(), DOF);
         let mut critical = evidence_of(above);
+        if self.settings.scale.combine == Combine::Evidence {
+            critical = critical.min(1.0 - rule.ln_alpha);
+        }
         if self.settings.by_chance {
             critical = critical.max(-rule.ln_alpha);
         }
@@ -743,6 +834,10 @@ impl EntityModel for EnsembleModel {
         verdict.statistic = scale.combined(&judged.weights, &judged.evidence).score;
         let evidence = self.mean_evidence(&judged);
         verdict.tail = self.calibrator.tail(residual_of(evidence), DOF);
+        let known = self.settings.scale.at_least_known(evidence);
+        if known < verdict.ln_p() {
+            verdict.tail = Tail::LnP(known);
+        }
         if self.settings.by_chance {
             verdict.tail = Tail::LnP(verdict.ln_p().max(-evidence));
         }
@@ -802,7 +897,7 @@ impl EntityModel for EnsembleModel {
         map.insert("weighted_score".into(), json_number(verdict.statistic));
         map.insert("threshold".into(), json_number(limit));
         map.insert("weights".into(), settings.by_member(|i| settings.members[i].weight));
-        if settings.adaptive {
+        if settings.purpose == Purpose::Adaptive {
             map.insert("adaptive_weights".into(), settings.by_member(|i| settings.weights[i]));
         }
         map.insert("combine".into(), Value::from(scale.combine.name()));
@@ -857,6 +952,11 @@ impl EntityModel for EnsembleModel {
                 })
             });
         let mut map = Map::new();
+        if settings.purpose == Purpose::Rows {
+            let because = "there are further columns: what knows the course of the value in time, \
+                           and what judges the row as a whole, count alike";
+            map.insert("because".into(), Value::from(because));
+        }
         map.insert("members".into(), members.collect());
         map.insert("combine".into(), Value::from(settings.scale.combine.name()));
         map.insert("ensemble_threshold".into(), json_number(settings.threshold));

@@ -15,7 +15,8 @@
 //! * Bad at: trends, gaps between two modes of the value (what lies beyond an unlikely value counts as
 //!   at least as unlikely), small counts, combinations of columns each of which is usual.
 //! * Parameters: `n_estimators` 100 (1 to 1000), `max_samples` auto (2 to 1024; together with the
-//!   number of trees 65,536 rows at most), `variant` extended (standard, mixed, sciforest, density),
+//!   number of trees 65,536 rows at most), `variant` extended (standard, mixed, sciforest, density,
+//!   auto),
 //!   `random_state` 42, `time_features` true, `contamination` (above 0, at most ½; not given).
 //! * Cost: 24 rows through a hundred trees a point; a fit takes some 50 ms.
 
@@ -24,8 +25,12 @@ use serde_json::{Map, Value};
 use super::learned::{self, LARGEST, Learned, Machine, Query, Settings, Table};
 use super::shape::{OFFSETS, Shaped};
 use super::{Context, EntityModel, Parameters, Strategy, check_keys, contamination};
+use crate::calibration::SideTail;
 use crate::codec::Reader;
-use crate::forest::{CompactForest, Grown, MAX_COMPACT_ROWS, Options, STEPS, on_grid};
+use crate::distribution::MIN_LN_P;
+use crate::forest::{
+    CompactForest, DOF, Grown, MAX_COMPACT_ROWS, Options, STEPS, calibrate, each_kind, on_grid,
+};
 use crate::progress::Unbounded;
 use crate::{Error, Result};
 
@@ -62,13 +67,6 @@ impl IsolationForest {
         let mut given: Parameters = given.map(|(k, v)| (k.clone(), v.clone())).collect();
         given.entry("variant").or_insert_with(|| Value::from(VARIANT));
         let mut options = Options::from_json(&given)?;
-        if options.ensemble {
-            return Err(Error::invalid(
-                "option \"variant\" is \"auto\"",
-                "Four forests are too large to be kept for each entity: variants are extended, \
-                 standard, mixed, sciforest and density.",
-            ));
-        }
         options.dimensions = options.dimensions.min(DIMENSIONS);
         let most = MAX_ROWS / options.trees;
         let rows = options.rows_per_tree.unwrap_or(ROWS_PER_TREE.min(most));
@@ -82,6 +80,7 @@ impl IsolationForest {
             ));
         }
         options.rows_per_tree = Some(rows);
+        options.trees = options.trees.div_ceil(each_kind(&options).len());
         Ok(IsolationForest {
             settings: Settings::new(options, params, context)?,
             contamination: contamination(params)?,
@@ -131,9 +130,117 @@ struct Line {
     slope: f64,
 }
 
-/// A forest and the range of the rows that it was grown from.
-struct Fitted {
+/// A forest beside others, with where unusual begins for it, the unit and the tail beyond.
+struct Calibrated {
     forest: CompactForest,
+    usual: (f64, f64),
+    tail: SideTail,
+}
+
+impl Calibrated {
+    /// Calibrated by the training rows, each by the trees that had not seen it.
+    fn new(grown: &Grown, rows: &[i16], width: usize) -> Self {
+        let rows = rows.chunks_exact(width).enumerate();
+        let values: Vec<f64> = rows.map(|(i, row)| grown.value_unseen(i, row)).collect();
+        let (usual, tail) = calibrate(&values);
+        Calibrated { forest: grown.forest.clone(), usual, tail }
+    }
+
+    /// −ln p of a depth or density.
+    fn evidence(&self, value: f64) -> f64 {
+        let (from, unit) = self.usual;
+        -self.tail.ln_p_of_residual(((from - value) / unit).max(0.0), DOF).clamp(MIN_LN_P, 0.0)
+    }
+}
+
+/// The trees of a variant.
+enum Trees {
+    One(CompactForest),
+    Several(Vec<Calibrated>),
+}
+
+impl Trees {
+    fn new(grown: &[Grown], options: &Options, rows: &[i16], width: usize) -> Self {
+        match grown {
+            [one] if !options.ensemble => Trees::One(one.forest.clone()),
+            several => Trees::Several(
+                several.iter().map(|grown| Calibrated::new(grown, rows, width)).collect(),
+            ),
+        }
+    }
+
+    /// How unusual a row is, by what each forest makes of it: the score, or the mean of several −ln p.
+    fn score_by(&self, value: impl Fn(usize, &CompactForest) -> f64) -> f64 {
+        match self {
+            Trees::One(forest) => forest.score_of(value(0, forest)),
+            Trees::Several(kinds) => {
+                let each = kinds.iter().enumerate();
+                let sum: f64 = each.map(|(i, k)| k.evidence(value(i, &k.forest))).sum();
+                sum / kinds.len() as f64
+            }
+        }
+    }
+
+    fn score(&self, row: &[i16]) -> f64 {
+        self.score_by(|_, forest| forest.value(row))
+    }
+
+    fn forests(&self) -> Vec<&CompactForest> {
+        match self {
+            Trees::One(forest) => vec![forest],
+            Trees::Several(kinds) => kinds.iter().map(|k| &k.forest).collect(),
+        }
+    }
+
+    /// The mean over forests of which each has as many trees.
+    fn first_beside(&self, row: &mut [i16], tried: &[i16]) -> f64 {
+        match self {
+            Trees::One(forest) => forest.first_beside(row, tried),
+            Trees::Several(kinds) => {
+                let sum: f64 = kinds.iter().map(|k| k.forest.first_beside(row, tried)).sum();
+                sum / kinds.len() as f64
+            }
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Trees::One(forest) => forest.encode(out),
+            Trees::Several(kinds) => {
+                out.push(kinds.len() as u8);
+                for kind in kinds {
+                    out.extend_from_slice(&kind.usual.0.to_le_bytes());
+                    out.extend_from_slice(&kind.usual.1.to_le_bytes());
+                    kind.tail.encode(out);
+                    kind.forest.encode(out);
+                }
+            }
+        }
+    }
+
+    fn decode(options: &Options, width: usize, reader: &mut Reader<'_>) -> Result<Self> {
+        if !options.ensemble {
+            return Ok(Trees::One(CompactForest::decode(width, reader)?));
+        }
+        if usize::from(reader.u8()?) != each_kind(options).len() {
+            return Err(reader.corrupted("another number of forests"));
+        }
+        let mut kinds = Vec::new();
+        for _ in each_kind(options) {
+            let usual = (reader.finite("usual value")?, reader.finite("unit")?);
+            if usual.1 < 1e-9 {
+                return Err(reader.corrupted("unit out of range"));
+            }
+            let tail = SideTail::decode(reader)?;
+            kinds.push(Calibrated { forest: CompactForest::decode(width, reader)?, usual, tail });
+        }
+        Ok(Trees::Several(kinds))
+    }
+}
+
+/// The trees and the range of the rows that they were grown from.
+struct Fitted {
+    trees: Trees,
     /// Of each column.
     ranges: Vec<(f32, f32)>,
     /// Rows take so few different values that ranks of the statistic mean nothing.
@@ -157,14 +264,15 @@ fn tried(ranges: &[(f32, f32)]) -> [i16; TRIED] {
 }
 
 /// The line of training rows' values on what is usual beside their other columns.
-fn line(grown: &Grown, table: &Table, ranges: &[(f32, f32)]) -> Line {
+fn line(grown: &[Grown], table: &Table, ranges: &[(f32, f32)]) -> Line {
     let tried = tried(ranges);
     let (mut n, mut uu, mut ux) = (0.0, 0.0, 0.0);
     let mut line = Line::default();
     for i in (0..table.len()).step_by(table.len().div_ceil(LINE_ROWS)) {
         let x = f64::from(table.row(i)[0].clamp(-LARGEST, LARGEST));
-        let usual = grown.first_beside_unseen(i, &mut inside(table.row(i), ranges), &tried)
-            / f64::from(STEPS);
+        let mut row = inside(table.row(i), ranges);
+        let usual: f64 = grown.iter().map(|g| g.first_beside_unseen(i, &mut row, &tried)).sum();
+        let usual = usual / grown.len() as f64 / f64::from(STEPS);
         n += 1.0;
         let du = usual - line.usual;
         line.usual += du / n;
@@ -184,8 +292,7 @@ impl Fitted {
             d * d
         });
         let outside = outside.sum::<f64>().sqrt();
-        let value = self.forest.value(&inside(row, &self.ranges));
-        let u = (self.forest.score_of(value) - median) / unit + outside;
+        let u = (self.trees.score(&inside(row, &self.ranges)) - median) / unit + outside;
         if u > 0.0 { 1.0 + u } else { libm::exp(u) }
     }
 }
@@ -209,19 +316,23 @@ impl Machine for Fitted {
             // all directions are the same
             options.tries = 1;
         }
-        let grown =
-            CompactForest::grow(&rows, table.width, &groups, &options, &mut Unbounded).ok()?;
+        let width = table.width;
+        let mut grown = Vec::new();
+        for options in each_kind(&options) {
+            grown.push(CompactForest::grow(&rows, width, &groups, &options, &mut Unbounded).ok()?);
+        }
+        let trees = Trees::new(&grown, &options, &rows, width);
         let mut scores: Vec<f64> = rows
-            .chunks_exact(table.width)
+            .chunks_exact(width)
             .enumerate()
-            .map(|(i, row)| grown.forest.score_of(grown.value_unseen(i, row)))
+            .map(|(i, row)| trees.score_by(|kind, _| grown[kind].value_unseen(i, row)))
             .collect();
         scores.sort_unstable_by(f64::total_cmp);
         let (median, high) = (scores[scores.len() / 2], scores[scores.len() * 19 / 20]);
         let ranges = table.ranges();
-        let line = if table.width > 1 { line(&grown, table, &ranges) } else { Line::default() };
+        let line = if width > 1 { line(&grown, table, &ranges) } else { Line::default() };
         Some(Fitted {
-            forest: grown.forest,
+            trees,
             ranges,
             tied: table.is_tied(),
             usual: (median, (high - median).max(LEAST_UNIT)),
@@ -234,7 +345,7 @@ impl Machine for Fitted {
             return None;
         }
         let mut row = inside(query.last(), &self.ranges);
-        let usual = self.forest.first_beside(&mut row, &tried(&self.ranges)) / f64::from(STEPS);
+        let usual = self.trees.first_beside(&mut row, &tried(&self.ranges)) / f64::from(STEPS);
         let line = &self.line;
         let (low, high) = self.ranges[0];
         Some(((line.values + line.slope * (usual - line.usual)) as f32).clamp(low, high))
@@ -256,8 +367,13 @@ impl Machine for Fitted {
     }
 
     fn explain(&self, map: &mut Map<String, Value>) {
-        map.insert("trees".into(), Value::from(self.forest.trees()));
-        map.insert("rows_per_tree".into(), Value::from(self.forest.rows_per_tree()));
+        let forests = self.trees.forests();
+        let trees: usize = forests.iter().map(|f| f.trees()).sum();
+        map.insert("trees".into(), Value::from(trees));
+        if forests.len() > 1 {
+            map.insert("forests".into(), Value::from(forests.len()));
+        }
+        map.insert("rows_per_tree".into(), Value::from(forests[0].rows_per_tree()));
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -268,11 +384,11 @@ impl Machine for Fitted {
             out.extend_from_slice(&x.to_le_bytes());
         }
         learned::encode_ranges(&self.ranges, out);
-        self.forest.encode(out);
+        self.trees.encode(out);
     }
 
     fn decode(
-        _options: &Options,
+        options: &Options,
         (width, _): (usize, usize),
         reader: &mut Reader<'_>,
     ) -> Result<Self> {
@@ -282,7 +398,8 @@ impl Machine for Fitted {
             _ => return Err(reader.corrupted("unknown mark")),
         };
         let usual = (reader.non_negative("usual score")?, reader.non_negative("usual score")?);
-        if usual.0 > 1.0 || usual.1 < LEAST_UNIT {
+        let most = if options.ensemble { -MIN_LN_P } else { 1.0 };
+        if usual.0 > most || usual.1 < LEAST_UNIT {
             return Err(reader.corrupted("usual scores are none"));
         }
         let line = Line {
@@ -295,6 +412,6 @@ impl Machine for Fitted {
             return Err(reader.corrupted("forecasts out of range"));
         }
         let ranges = learned::decode_ranges(width, reader)?;
-        Ok(Fitted { forest: CompactForest::decode(width, reader)?, ranges, tied, usual, line })
+        Ok(Fitted { trees: Trees::decode(options, width, reader)?, ranges, tied, usual, line })
     }
 }

@@ -14,7 +14,7 @@
 //! missing or superfluous further column counts as its median. Rows are standardised by median and
 //! median absolute deviation; in training they count as at most 8 of these out.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use serde_json::{Map, Value};
 
@@ -24,7 +24,7 @@ use super::{Context, Kind, Parameters, contributions, json_number};
 use crate::calendar::Calendar;
 use crate::codec::Reader;
 use crate::normal_range::without_extremes;
-use crate::point::Point;
+use crate::point::{Point, Question};
 use crate::verdict::Verdict;
 use crate::{Error, Result};
 
@@ -469,8 +469,8 @@ pub(super) struct Learned<M: Machine> {
     /// Values pushed at the latest fit, 0 for none yet.
     fitted_at: u64,
     fitted: Option<Fitted<M>>,
-    /// The forecast of a point at this time, scaled, where there are no further columns.
-    forecast: Cell<Option<(i64, Option<f64>)>>,
+    /// The forecast that was made last, scaled: an ensemble asks about many values of the same point.
+    forecast: RefCell<Option<(Question, Option<f64>)>>,
 }
 
 impl<M: Machine> Learned<M> {
@@ -485,7 +485,7 @@ impl<M: Machine> Learned<M> {
             learned: 0,
             fitted_at: 0,
             fitted: None,
-            forecast: Cell::new(None),
+            forecast: RefCell::new(None),
         }
     }
 
@@ -506,7 +506,7 @@ impl<M: Machine> Learned<M> {
 
     fn refit(&mut self) {
         self.fitted_at = self.history.pushed;
-        self.forecast.set(None);
+        *self.forecast.get_mut() = None;
         let from = self.first_slot();
         let slots = from..self.history.len();
         let width = self.history.width();
@@ -593,21 +593,18 @@ impl<M: Machine> Learned<M> {
 
     /// The forecast of the next point, scaled.
     fn forecast_of(&self, at: i64, features: &[f64]) -> Option<f64> {
-        let cachable = self.history.width() == 0;
-        if cachable
-            && let Some((known, forecast)) = self.forecast.get()
-            && known == at
+        let features = &features[..features.len().min(self.history.width())];
+        if let Some((question, forecast)) = &*self.forecast.borrow()
+            && question.is(at, features)
         {
-            return forecast;
+            return *forecast;
         }
         let forecast = self.query(at, features).and_then(|(fitted, query)| {
             let f = f64::from(fitted.machine.forecast(&query)?);
             let (offset, scale) = fitted.scales[0];
             Some(self.history.scale(offset + f * scale))
         });
-        if cachable {
-            self.forecast.set(Some((at, forecast)));
-        }
+        *self.forecast.borrow_mut() = Some((Question::new(at, features), forecast));
         forecast
     }
 
@@ -644,7 +641,7 @@ impl<M: Machine> Learned<M> {
     }
 
     fn append(&mut self, at: i64, x: f64, features: &[f64]) {
-        self.forecast.set(None);
+        *self.forecast.get_mut() = None;
         let before = self.history.len();
         self.history.push(x, features, self.run > 0);
         self.run = (self.run + 1).min(MAX_REACH);

@@ -125,7 +125,7 @@ pub trait Strategy: Send + Sync {
     /// cusum 7, esd 8, quantile 9, threshold 10, persist 11, level_shift 12, volatility_shift 13,
     /// flat_line 14, seasonal 15, holt_winters 16, changepoint 17, matrix_profile 18,
     /// random_cut_forest 19, novelty 20, auto 21, isolation_forest 22, one_class_svm 23,
-    /// autoencoder 24, lstm 25, ensemble 26, adaptive 27.
+    /// autoencoder 24, lstm 25, ensemble 26, adaptive 27, auto of several columns 28.
     fn algorithm(&self) -> u16;
     /// `InvalidParameter` when the strategy has no rule that this threshold, a number above 0, could be
     /// for.
@@ -232,14 +232,16 @@ pub struct Context {
     /// The detector's time zone: hours and weekdays are local ones.
     pub calendar: Calendar,
     pub kind: Kind,
+    /// How many further columns points have.
+    pub features: usize,
     /// How often members of an ensemble were right, by their full names.
     pub performance: Vec<(String, Performance)>,
 }
 
 impl Context {
-    /// Of a detector that nobody has judged.
+    /// Of a detector of values alone that nobody has judged.
     pub fn new(calendar: Calendar, kind: Kind) -> Self {
-        Context { calendar, kind, performance: Vec::new() }
+        Context { calendar, kind, features: 0, performance: Vec::new() }
     }
 }
 
@@ -450,7 +452,8 @@ pub const STRATEGIES: &[StrategyInfo] = &[
         .with_features(learned::MAX_FEATURES),
     info("hybrid_auto", "auto", "hybrid",
         "chooses and combines strategies by what the data shows",
-        Some(|params, context| Ok(Box::new(Auto::new(params, context)?)))),
+        Some(auto::strategy))
+        .with_features(learned::MAX_FEATURES),
 ];
 
 /// Older names that still work.

@@ -13,7 +13,7 @@
 //! at [`OFFSETS`], linear between them, constant beyond the last. So p never rises with distance,
 //! and neither do the bounds depend on the point that is judged.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use serde_json::{Map, Value};
 
@@ -24,7 +24,7 @@ use super::{EntityModel, Kind, Rule, contributions, json_number};
 use crate::Result;
 use crate::codec::Reader;
 use crate::distribution::MIN_LN_P;
-use crate::point::Point;
+use crate::point::{Point, Question};
 use crate::verdict::{Status, Tail, Verdict};
 
 /// Values at which a shape's statistic is evaluated, in spreads from the forecast.
@@ -362,12 +362,8 @@ impl Usual {
     }
 }
 
-/// The values of an envelope as computed for a judgement, for those and the learning that follow it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Kept {
-    at: i64,
-    envelope: Option<Envelope>,
-}
+/// An envelope as computed for a judgement, for those and the learning that follow it.
+type Kept = (Question, Option<Envelope>);
 
 /// A shape with its calibrations: the whole model of one entity.
 pub(super) struct Shaped<B> {
@@ -383,7 +379,7 @@ pub(super) struct Shaped<B> {
     learned: u64,
     refreshed: u64,
     critical: Cell<Option<Critical>>,
-    kept: Cell<Option<Kept>>,
+    kept: RefCell<Option<Kept>>,
 }
 
 impl<B: Shape> Shaped<B> {
@@ -397,7 +393,7 @@ impl<B: Shape> Shaped<B> {
             learned: 0,
             refreshed: 0,
             critical: Cell::new(None),
-            kept: Cell::new(None),
+            kept: RefCell::new(None),
         }
     }
 
@@ -431,7 +427,7 @@ impl<B: Shape> Shaped<B> {
             learned,
             refreshed,
             critical: Cell::new(None),
-            kept: Cell::new(None),
+            kept: RefCell::new(None),
         })
     }
 
@@ -466,12 +462,11 @@ impl<B: Shape> Shaped<B> {
     }
 
     fn envelope(&self, point: &Point) -> Option<Envelope> {
-        // Of the same time whatever the value, and an ensemble asks about many.
-        if let Some(kept) = self.kept.get()
-            && kept.at == point.at
-            && point.features.is_empty()
+        // The same whatever the value, and an ensemble asks about many.
+        if let Some((question, envelope)) = &*self.kept.borrow()
+            && question.is(point.at, point.features)
         {
-            return kept.envelope;
+            return *envelope;
         }
         let shape = self.value.baseline();
         let fit = shape.fit(point)?;
@@ -540,7 +535,7 @@ impl<B: Shape> Shaped<B> {
 
     /// Makes what was learned count, on the cadence of the counts.
     fn refresh(&mut self) {
-        self.kept.set(None);
+        *self.kept.get_mut() = None;
         if refresh_due(self.learned, self.refreshed) {
             self.refreshed = self.learned;
             self.judged = (self.statistics.clone(), self.smaller.clone());
@@ -556,9 +551,10 @@ impl<B: Shape> EntityModel for Shaped<B> {
 
     fn judge(&self, point: &Point, rule: &Rule) -> Verdict {
         let envelope = self.envelope(point);
-        // Features are not kept, and with them a forecast depends on more than the time.
-        let kept = Kept { at: point.at, envelope };
-        self.kept.set(point.features.is_empty().then_some(kept));
+        let kept = self.kept.borrow().as_ref().is_some_and(|(q, _)| q.is(point.at, point.features));
+        if !kept {
+            *self.kept.borrow_mut() = Some((Question::new(point.at, point.features), envelope));
+        }
         let Some(envelope) = envelope else {
             return self.judge_value(point, rule);
         };

@@ -3,7 +3,7 @@
 
 Expects a server with the extension in the environment (PGHOST ...); `run` starts one.
 
-usage: runner.py --strategy NAME [--strategy NAME]... --data DIR [--out DIR] [--set SET]...
+usage: runner.py --strategy NAME [--strategy NAME]... --data DIR [--out DIR] [--set SET]... [--table NAME]... [--core CSV]
 """
 import argparse
 import csv
@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy
 import pandas
@@ -274,8 +275,83 @@ def run_dq(strategy, data, out, scorer):
 # --- ADBench -----------------------------------------------------------------------------------------
 
 
-def run_adbench(strategy, data, out, scorer):
-    print(f"NOTICE: adbench was not run: {strategy} judges one value a point, and these tables have several columns")
+# Options of the aggregate by strategy. Tables have no time: a model is trained on all rows and scores all.
+OF_TABLES = {
+    "isolation_forest": {},
+    "learning_isolation_forest": {},
+    "auto": {"variant": "auto"},
+    "hybrid_auto": {"variant": "auto"},
+}
+SEEDS = 3
+
+
+def rank_correlation(a, b):
+    """Spearman's, ties having their mean rank."""
+    ranks = [pandas.Series(x).rank().to_numpy() for x in (a, b)]
+    if min(map(numpy.ptp, ranks)) == 0:
+        return float(max(map(numpy.ptp, ranks)) == 0)
+    return float(numpy.corrcoef(*ranks)[0, 1])
+
+
+def beside_core(scores, path):
+    """How far the order of the rows is that of the core's own scores of the same tables and seeds."""
+    keys = ["dataset", "seed", "row"]
+    core = pandas.read_csv(path, dtype={"dataset": str})
+    both = scores.merge(core, on=keys, suffixes=("", "_of_core"))
+    if both.empty:
+        print(f"NOTICE: nothing in {path} to compare with")
+        return
+    each = {
+        name: rank_correlation(group.score, group.score_of_core)
+        for name, group in both.groupby(["dataset", "seed"])
+    }
+    worst = min(each, key=each.get)
+    print(f"beside the core: least rank correlation of {len(each)} is {each[worst]:.6f} ({worst[0]}, seed {worst[1]})")
+
+
+def run_adbench(strategy, data, out, scorer, tables=None, core=None):
+    """Each table is trained on without labels and all of its rows are scored, by the aggregate, with three seeds."""
+    if strategy not in OF_TABLES:
+        print(f"NOTICE: adbench was not run: {strategy} judges points in the order of time, and these tables have no "
+              f"times; {', '.join(OF_TABLES)} can be run")
+        return True
+    root = os.path.join(data, "data", "adbench")
+    names = sorted(name[:-4] for name in os.listdir(root) if name.endswith(".npz"))
+    for name in set(tables or []) - set(names):
+        raise SystemExit(f"no table {name} in {root}")
+    scored, seconds = [], 0.0
+    for name in [name for name in names if not tables or name in tables]:
+        # without the labels, which are beside the rows in the file
+        rows = numpy.asarray(numpy.load(os.path.join(root, name + ".npz"), allow_pickle=True)["X"], float)
+        columns = [f"f{i + 1}" for i in range(rows.shape[1])]
+        copy_in(
+            "adbench",
+            '"row" int, ' + ", ".join(f"{column} float8" for column in columns),
+            ([i, *(None if numpy.isnan(x) else repr(float(x)) for x in row)] for i, row in enumerate(rows)),
+        )
+        features = f"ARRAY[{', '.join(columns)}]"
+        start = time.monotonic()
+        for seed in range(SEEDS):
+            options = json.dumps({**OF_TABLES[strategy], "random_state": seed})
+            # one process reads the rows in their order, so that the sample is the same each time
+            psql(f"""SET max_parallel_workers_per_gather = 0; DROP TABLE IF EXISTS adbench_model;
+                CREATE TABLE adbench_model AS
+                SELECT isolation_forest({features}, {literal(options)}) AS model FROM adbench""")
+            scored.append(copy_out(
+                f"""SELECT {literal(name)} AS dataset, "row", anomaly_deviation(model, {features}) AS score,
+                    {seed} AS seed FROM adbench, adbench_model ORDER BY "row\""""
+            ))
+        seconds += time.monotonic() - start
+    scores = pandas.concat(scored)
+    path = os.path.join(out, "adbench.csv")
+    scores.to_csv(path, index=False, float_format="%.17g")
+    print(f"{len(scores)} scores, trained and read back in {seconds:.1f} s")
+    if core:
+        beside_core(scores, core)
+    scorer.run(
+        "adbench_score.py", path, "--data", root, "--baselines", os.path.join(data, "baselines"),
+        "--name", strategy, "--json", os.path.join(out, "adbench.json"),
+    )
     return True
 
 
@@ -287,9 +363,15 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", default="bench/out/quality")
     parser.add_argument("--set", action="append", choices=SETS)
+    parser.add_argument("--table", action="append", help="only these tables of adbench")
+    parser.add_argument("--core", help="scores of adbench that the core gave, to compare with")
     arguments = parser.parse_args()
     scorer = Scorer(arguments.data)
-    runners = {"nab": run_nab, "tsbad": run_tsbad, "dq": run_dq, "adbench": run_adbench}
+
+    def run_tables(*rest):
+        return run_adbench(*rest, tables=arguments.table, core=arguments.core)
+
+    runners = {"nab": run_nab, "tsbad": run_tsbad, "dq": run_dq, "adbench": run_tables}
     causal = True
     for strategy in arguments.strategy:
         for name in arguments.set or SETS:

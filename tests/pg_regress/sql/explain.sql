@@ -1,12 +1,23 @@
 -- anomaly.explain: why there is an alert.
 SET TIME ZONE 'UTC';
 CREATE FUNCTION pg_temp.explained(detector text) RETURNS jsonb LANGUAGE sql AS $$ SELECT anomaly.explain(a.id) FROM anomaly.alerts a WHERE a.detector = $1 $$;
+-- Relations of the schema in which the reader sees a text.
+CREATE FUNCTION pg_temp.shown_in(needle text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE relation regclass; shown bigint;
+BEGIN
+    FOR relation IN SELECT oid FROM pg_class WHERE relnamespace = 'anomaly'::regnamespace AND relkind IN ('r', 'p', 'v', 'm') AND has_table_privilege(oid, 'SELECT') ORDER BY relname COLLATE "C" LOOP
+        EXECUTE format('SELECT count(*) FROM %s AS r WHERE strpos(r::text, $1) > 0', relation) INTO shown USING needle;
+        IF shown > 0 THEN RETURN NEXT relation::text; END IF;
+    END LOOP;
+END $$;
 CREATE ROLE explain_owner LOGIN;
 CREATE ROLE explain_member LOGIN;
 CREATE ROLE explain_monitor LOGIN;
 CREATE ROLE explain_stranger LOGIN;
 GRANT explain_owner TO explain_member;
 GRANT anomaly_monitor TO explain_monitor;
+CREATE ROLE explain_admin LOGIN;
+GRANT anomaly_admin TO explain_admin;
 CREATE SCHEMA explained AUTHORIZATION explain_owner;
 SET SESSION AUTHORIZATION explain_owner;
 CREATE TABLE explained.load (at timestamptz, host text, cpu float8, users int, errors int);
@@ -36,6 +47,32 @@ SELECT pg_temp.explained('explain_svm')->'metadata'->'nearest_normal' AS nearest
 -- fault_a6_explain: who sees the alert but not the owner's rows sees no value of them but the alert's own
 SET SESSION AUTHORIZATION explain_monitor;
 SELECT pg_temp.explained('explain_svm')->'reasons' AS reasons, pg_temp.explained('explain_svm')->'metadata' ?| '{features,nearest_normal}' AS rows, metadata ?| '{features,nearest_normal}' AS rows_in_view FROM anomaly.alerts WHERE detector = 'explain_svm';
+-- fault_a6_rows_of_the_owner: values of other columns of an alert's row and of a data point, and what models keep of
+-- rows, are the owner's wherever one looks: in no relation of the schema, in no answer of a function
+SET SESSION AUTHORIZATION explain_owner;
+SELECT detector, status FROM anomaly.watch('explained.load', value => 'cpu', entity => 'host', features => '{users,errors}', strategy => 'auto', settle => '0 s', name => 'explain_auto');
+SELECT anomaly.create_detector('system_cpu', 'one_class_svm', 'explain_point', features => '{errors}', name => 'explain_points');
+INSERT INTO explained.load VALUES (clock_timestamp(), 'web', 900, 1020, 7771234);
+SELECT alerts_opened FROM anomaly.scan('explain_auto');
+SELECT count(*) AS alerts FROM anomaly.process_data_point('{"explain_point": 5, "errors": 7771234}');
+SELECT pg_temp.shown_in('7771234') AS shown_to_the_owner;
+SET SESSION AUTHORIZATION explain_member;
+SELECT pg_temp.shown_in('7771234') AS shown_to_a_member;
+SELECT strpos(pg_temp.explained('explain_auto')::text, '7771234') > 0 AS explained;
+SET SESSION AUTHORIZATION explain_monitor;
+SELECT pg_temp.shown_in('7771234') AS shown_to_a_monitor;
+SELECT count(*) AS alerts, count(*) FILTER (WHERE value = 900) AS with_their_value, count(*) FILTER (WHERE metadata->'contributions' IS NOT NULL) AS with_shares FROM anomaly.alerts WHERE detector = 'explain_auto';
+SELECT strpos(pg_temp.explained('explain_auto')::text, '7771234') > 0 AS explained, pg_temp.explained('explain_auto')->'reasons'->0->>'column' AS "column";
+SELECT explanation FROM anomaly.explain_detector('explain_auto');
+\echo :LAST_ERROR_SQLSTATE
+SELECT anomaly.export_model('explain_auto');
+\echo :LAST_ERROR_SQLSTATE
+-- (an admin maintains everybody's samples, and sees no more of the alerts)
+SET SESSION AUTHORIZATION explain_admin;
+SELECT pg_temp.shown_in('7771234') AS shown_to_an_admin;
+SELECT strpos(pg_temp.explained('explain_auto')::text, '7771234') > 0 AS explained;
+SET SESSION AUTHORIZATION explain_owner;
+SELECT count(anomaly.drop_detector(d)) FROM unnest('{explain_auto,explain_points}'::text[]) d;
 -- fault_a5_explain: nobody else sees that there is one
 SET SESSION AUTHORIZATION explain_stranger;
 SELECT anomaly.explain(a) FROM unnest(ARRAY[-1, 0, 9223372036854775807]) a;
@@ -60,6 +97,7 @@ SELECT pg_temp.explained('explain_svm')->'model' AS not_the_new_one;
 SELECT count(anomaly.drop_detector(d)) FROM unnest('{explain_mad,explain_svm}'::text[]) d;
 RESET SESSION AUTHORIZATION;
 DELETE FROM anomaly.alert WHERE detector LIKE 'explain_%';
+DELETE FROM anomaly.sample WHERE metric = 'explain_point';
 SELECT setval('anomaly.alert_id_seq', 1, false);
 DROP SCHEMA explained CASCADE;
-DROP ROLE explain_member, explain_monitor, explain_stranger, explain_owner;
+DROP ROLE explain_admin, explain_member, explain_monitor, explain_stranger, explain_owner;

@@ -66,6 +66,8 @@ CREATE TABLE anomaly.detector (
     entity_column   text,
     -- judged together with the value; of source_kind points, keys of the data point
     feature_columns text[]      NOT NULL DEFAULT '{}' CHECK (pg_catalog.array_position(feature_columns, NULL) IS NULL),
+    -- those of them that are categories
+    category_columns text[]     NOT NULL DEFAULT '{}' CHECK (category_columns OPERATOR(pg_catalog.<@) feature_columns),
     every           interval    CHECK (every > interval '0'),
     cron            text,
     time_zone       text        NOT NULL DEFAULT 'UTC',

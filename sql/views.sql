@@ -6,7 +6,7 @@ SET LOCAL search_path TO pg_catalog, pg_temp;
 CREATE VIEW anomaly.detectors WITH (security_barrier) AS
 SELECT d.detector, d.owner, s.status, s.status_reason, s.status_hint, d.enabled, d.monitor, d.anomaly_type, d.strategy, d.metric_name,
        d.entity_type, d.source_kind, COALESCE(d.source_relation::pg_catalog.text, d.source_query) AS source,
-       d.value_column, d.at_column, d.entity_column, d.trials_column, d.feature_columns, d.kind, d.bucket,
+       d.value_column, d.at_column, d.entity_column, d.trials_column, d.feature_columns, d.category_columns, d.kind, d.bucket,
        d.aggregate, d.on_missing, d.every, d.cron, d.time_zone, d.settle, d.late_window, d.training_window,
        d.min_data_points, d.threshold, d.alerts_per_day, d.fire_after, d.clear_after, d.max_entities, d.direction,
        d.min_effect, d.min_relative_effect, d.params,

@@ -8,7 +8,7 @@ use pgrx::{JsonB, datum::Interval, pg_sys, prelude::*};
 
 use crate::{
     detector::{
-        sampling::{self, Sampling, Wanted},
+        sampling::{self, Features, Sampling, Wanted},
         source::{self, Columns, Named, Source, read_all_query},
     },
     error::{SqlResult, from_core, invalid},
@@ -111,6 +111,7 @@ fn detect_anomalies(
         min_effect: min_effect.unwrap_or(0.0),
         min_relative_effect: min_relative_effect.unwrap_or(0.0),
         features: columns.features.clone(),
+        categories: columns.categories.clone(),
     })
     .map_err(from_core)?;
     let read = read_all_query(&source, &columns, &sampling, time_zone)?;
@@ -130,7 +131,7 @@ fn detect_anomalies(
     };
     let state = detector.new_state();
     let output = Output { detector, result, only_anomalies, unjudged: Unjudged::default() };
-    let features = vec![f64::NAN; features.len()];
+    let features = columns.new_features();
     let mut replay = Replay { output, sampling, state, name: String::new(), features, until };
     let mut rows = 0u64;
     stream::for_each_row(
@@ -163,7 +164,7 @@ struct Replay {
     name: String,
     state: EntityState,
     /// Further columns of the row at hand.
-    features: Vec<f64>,
+    features: Features,
     /// A bucket that begins at this time or later is not over.
     until: i64,
 }
@@ -182,11 +183,14 @@ impl Replay {
         if reading.value.is_none() && self.sampling.on_missing == OnMissing::Ignore {
             return self.output.without_value(&self.name, reading.at);
         }
-        sampling::read_features(row, &mut self.features);
+        self.features.read(row, |_, _| {});
         let (output, name) = (&mut self.output, self.name.as_str());
-        self.sampling.arrive(&mut self.state, &reading, &self.features, &mut |state, arrival| {
-            output.verdict(name, state, &arrival)
-        })
+        self.sampling.arrive(
+            &mut self.state,
+            &reading,
+            &self.features.values,
+            &mut |state, arrival| output.verdict(name, state, &arrival),
+        )
     }
 
     /// What is still missing of the entity.

@@ -1,10 +1,10 @@
 //! From the transitions of episodes to rows of `anomaly.alert`: one row per episode.
 
-use std::collections::HashMap;
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use anomaly_core::{Detector, EntityState, Episode, Outcome, Transition, Verdict};
 use pgrx::{JsonB, datum::ToIsoString};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     detector::{catalog::DetectorRow, states::EntityStates},
@@ -28,6 +28,35 @@ struct Draft {
     episode: Episode,
     resolved_at: Option<i64>,
     texts: Option<Texts>,
+}
+
+/// What levels of categories are called, by their codes, for the alerts of a scan.
+#[derive(Default)]
+pub struct LevelNames(HashMap<u64, String>);
+
+/// Levels whose names are kept.
+const MAX_LEVELS: usize = 65_536;
+/// Characters of the name of a level.
+const MAX_NAME: usize = 100;
+
+impl LevelNames {
+    pub fn note(&mut self, code: f64, level: &[u8]) {
+        if self.0.len() < MAX_LEVELS {
+            let name = || String::from_utf8_lossy(level).chars().take(MAX_NAME).collect();
+            self.0.entry(code.to_bits()).or_insert_with(name);
+        }
+    }
+
+    /// Puts names in the place of codes.
+    fn name(&self, metadata: &mut Map<String, Value>) {
+        let Some(Value::Array(features)) = metadata.get_mut("features") else { return };
+        for feature in features.iter_mut().filter_map(Value::as_object_mut) {
+            if let Some(code) = feature.remove("level") {
+                let name = code.as_f64().and_then(|code| self.0.get(&code.to_bits()));
+                feature.insert("value".into(), name.map_or(Value::Null, |n| n.as_str().into()));
+            }
+        }
+    }
 }
 
 /// What an alert says about the peak of its episode.
@@ -85,6 +114,8 @@ pub struct AlertBook {
     stored: HashMap<i64, usize>,
     /// By entity, those that points after some time raised which are judged again.
     reconsidered: HashMap<String, Vec<Earlier>>,
+    /// Filled by who reads the rows.
+    pub levels: Rc<RefCell<LevelNames>>,
 }
 
 /// What `AlertBook::store` did.
@@ -158,7 +189,9 @@ impl AlertBook {
             draft.resolved_at = Some(outcome.verdict.at);
         }
         if let Some(metadata) = &outcome.metadata {
-            let metadata = Value::Object(metadata.clone()).to_string();
+            let mut metadata = metadata.clone();
+            self.levels.borrow().name(&mut metadata);
+            let metadata = Value::Object(metadata).to_string();
             draft.texts = Some(Texts::new(core, &episode, metadata));
         }
     }

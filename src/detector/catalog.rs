@@ -6,7 +6,7 @@ use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, pg_sys};
 
 use crate::{
     detector::{
-        sampling::{Sampling, Wanted},
+        sampling::{Features, Sampling, Wanted},
         source::{Columns, Source},
     },
     error::{SqlResult, from_core, report},
@@ -134,6 +134,22 @@ impl DetectorRow {
         }
     }
 
+    /// The columns of its source.
+    fn columns(&self) -> Option<&Columns> {
+        match &self.feed {
+            Feed::Relation { columns, .. } | Feed::Query { columns, .. } => Some(columns),
+            Feed::Points { .. } | Feed::Samples => None,
+        }
+    }
+
+    /// A place for the further columns of a row.
+    pub fn new_features(&self) -> Features {
+        match self.columns() {
+            Some(columns) => columns.new_features(),
+            None => Features::numbers(self.features().len()),
+        }
+    }
+
     /// The configured detection path. `points_per_day` of the model, or the given estimate.
     pub fn detection(&self, points_per_day: Option<f64>) -> SqlResult<Detector> {
         Detector::new(DetectorConfig {
@@ -154,6 +170,7 @@ impl DetectorRow {
             min_effect: self.min_effect,
             min_relative_effect: self.min_relative_effect,
             features: self.features().to_vec(),
+            categories: self.columns().map(|c| c.categories.clone()).unwrap_or_default(),
         })
         .map_err(from_core)
     }
@@ -213,7 +230,8 @@ const LOAD: &str = "\
             (extract(epoch FROM d.late_window) * 1000000)::bigint, d.feature_columns, \
             (SELECT jsonb_object_agg(p.member, jsonb_build_array(p.true_positives, \
                     p.false_positives, p.true_negatives, p.false_negatives)) \
-               FROM anomaly.member_performance p WHERE p.detector = d.detector) \
+               FROM anomaly.member_performance p WHERE p.detector = d.detector), \
+            d.category_columns \
       FROM anomaly.detector d JOIN anomaly.detector_state s USING (detector) \
       LEFT JOIN anomaly.model m ON m.detector = d.detector AND m.active \
      WHERE d.detector = $1";
@@ -227,6 +245,7 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
             entity: row.get(13)?,
             trials: row.get(29)?,
             features,
+            categories: row.must(41)?,
         })
     };
     let feed = match row.must::<String>(7)?.as_str() {

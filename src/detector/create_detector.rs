@@ -185,7 +185,7 @@ pub fn create(settings: Settings) -> SqlResult<String> {
     let strategy = anomaly_core::strategy::resolve_name(settings.strategy).map_err(from_core)?;
     let sampling = settings.sampling()?;
     check_ranges(&settings)?;
-    settings.check_detection(&sampling)?;
+    settings.check_detection(&sampling, &[])?;
     anomaly_core::strategy::anomaly_type_info(settings.anomaly_type).map_err(from_core)?;
     let first_due = first_due(&settings)?;
     // PostgreSQL's own error (22023) names an unknown zone.
@@ -210,6 +210,7 @@ pub fn create(settings: Settings) -> SqlResult<String> {
         FeedSetting::Source { text, columns } => {
             let source = Source::resolve(text)?;
             let columns = Columns::choose(&source, columns, &sampling)?;
+            settings.check_detection(&sampling, &columns.categories)?;
             let read = source::read_query(&source, &columns, &sampling, settings.time_zone)?;
             // Runs as the caller and returns nothing: PostgreSQL checks the rights on every
             // relation behind it and that the casts exist.
@@ -261,10 +262,11 @@ pub fn create(settings: Settings) -> SqlResult<String> {
                 source_query, value_column, at_column, entity_column, every, cron, time_zone, \
                 settle, training_window, min_data_points, threshold, alerts_per_day, fire_after, \
                 clear_after, max_entities, params, kind, trials_column, direction, min_effect, \
-                min_relative_effect, bucket, aggregate, on_missing, late_window, feature_columns) \
+                min_relative_effect, bucket, aggregate, on_missing, late_window, feature_columns, \
+                category_columns) \
              VALUES ($1, $2::oid, $3, $4, $5, $6, $7, $8, $9::oid, $10, $11, $12, $13, $14, $15, \
                 $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, \
-                $32, $33, $34, $35, $36) \
+                $32, $33, $34, $35, $36, $37) \
              ON CONFLICT DO NOTHING",
             &[
                 detector.as_str().into(),
@@ -303,6 +305,7 @@ pub fn create(settings: Settings) -> SqlResult<String> {
                 sampling.on_missing.as_str().into(),
                 settings.late_window.into(),
                 settings.features().to_vec().into(),
+                columns.as_ref().map(|c| c.categories.clone()).unwrap_or_default().into(),
             ],
         )?;
         if inserted == 1 {
@@ -375,7 +378,7 @@ impl Settings<'_> {
     }
 
     /// Refuses what the detection would refuse later, when somebody waits for its alerts.
-    fn check_detection(&self, sampling: &Sampling) -> SqlResult<()> {
+    fn check_detection(&self, sampling: &Sampling, categories: &[String]) -> SqlResult<()> {
         Detector::new(DetectorConfig {
             strategy: self.strategy.to_owned(),
             params: self.params.clone(),
@@ -394,6 +397,7 @@ impl Settings<'_> {
             min_effect: self.min_effect,
             min_relative_effect: self.min_relative_effect,
             features: self.features().to_vec(),
+            categories: categories.to_vec(),
         })
         .map_err(from_core)?;
         Ok(())

@@ -77,6 +77,8 @@ pub fn settings(detector: &str) -> SqlResult<Map<String, Value>> {
                 'time_zone', time_zone, 'bucket', to_char(bucket, 'YYYY-MM-DD HH24:MI:SS.US'), \
                 'aggregate', aggregate, 'on_missing', on_missing, \
                 'features', feature_columns) \
+                || CASE WHEN category_columns = '{}' THEN '{}' \
+                   ELSE jsonb_build_object('categories', category_columns) END \
              FROM anomaly.detector WHERE detector = $1",
             &[detector.into()],
             |row| row.must::<JsonB>(1),

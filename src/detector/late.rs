@@ -7,7 +7,7 @@ use crate::{
     detector::{
         alerts::{AlertBook, StoredAlerts},
         catalog::DetectorRow,
-        sampling::{Reading, read_features},
+        sampling::Reading,
         scan::{Judging, read_points},
         states::EntityStates,
     },
@@ -133,7 +133,7 @@ impl LateWindow {
         }
         let mut rows = 0u64;
         let mut entity = Vec::new();
-        let mut features = vec![f64::NAN; row.features().len()];
+        let mut features = row.new_features();
         read_points(row, begin, self.watermark, &mut |read| {
             rows += 1;
             if rows.is_multiple_of(TICK_ROWS) {
@@ -147,8 +147,8 @@ impl LateWindow {
             read.with_bytes(2, |name| entity.extend_from_slice(name));
             // Points of entities that are not modelled are counted when they are new.
             if let Some(position) = states.position_if_room(&entity)? {
-                read_features(read, &mut features);
-                self.note(position, &reading, &features);
+                features.read(read, |_, _| {});
+                self.note(position, &reading, &features.values);
             }
             Ok(())
         })?;

@@ -8,6 +8,7 @@ use anomaly_core::{
     EntityState, Point,
     bucket::{Bucket, Length},
     calendar::Calendar,
+    category,
     gaps::{Arrival, Gaps, OnMissing},
     strategy::Kind,
 };
@@ -148,11 +149,39 @@ pub fn feature_names(features: usize, prefix: &str) -> String {
     (1..=features).map(|i| format!(", {prefix}f{i}")).collect()
 }
 
-/// The further columns of a row, which follow those that [`Sampling::read`] reads; NaN for NULL, a
-/// missing one.
-pub fn read_features(row: &stream::Row, features: &mut [f64]) {
-    for (column, feature) in (4..).zip(features) {
-        *feature = row.float8(column).unwrap_or(f64::NAN);
+/// The further columns of the row at hand.
+#[derive(Debug, Clone)]
+pub struct Features {
+    categories: Vec<bool>,
+    /// NaN for NULL, a missing one.
+    pub values: Vec<f64>,
+}
+
+impl Features {
+    /// Which of them are categories.
+    pub fn new(categories: Vec<bool>) -> Self {
+        Features { values: vec![f64::NAN; categories.len()], categories }
+    }
+
+    pub fn numbers(count: usize) -> Self {
+        Self::new(vec![false; count])
+    }
+
+    /// Those of a row, which follow the columns that [`Sampling::read`] reads. Levels of categories are
+    /// handed over with their codes.
+    pub fn read(&mut self, row: &stream::Row, mut level: impl FnMut(f64, &[u8])) {
+        for (column, (value, category)) in (4..).zip(self.values.iter_mut().zip(&self.categories)) {
+            let known = if *category {
+                row.with_bytes(column, |text| {
+                    let code = category::code(text);
+                    level(code, text);
+                    code
+                })
+            } else {
+                row.float8(column)
+            };
+            *value = known.unwrap_or(f64::NAN);
+        }
     }
 }
 
@@ -291,7 +320,9 @@ impl Sampling {
 
     /// Rows `p (at, value, entity, trials, further columns)` as points of these columns, one a bucket
     /// and entity; the rows themselves where there are no buckets.
-    pub fn aggregated(&self, rows: &str, has_value: bool, features: usize) -> String {
+    /// `categories` says which of the further columns are categories: of a bucket, the level that most of
+    /// its rows have.
+    pub fn aggregated(&self, rows: &str, has_value: bool, categories: &[bool]) -> String {
         let Some(bucket) = &self.bucket else { return rows.to_owned() };
         let local = || format!("pg_catalog.timezone({}, p.at)", spi::quote_literal(bucket.zone()));
         let bin = match bucket.length() {
@@ -340,15 +371,23 @@ impl Sampling {
         } else {
             (self.aggregate.call(has_value.then_some("p.value")), "NULL".to_owned())
         };
-        let of_features: String = (1..=features)
-            .map(|i| self.aggregate.of_features().call(Some(&format!("p.f{i}"))))
-            .map(|value| format!(", ({value})::pg_catalog.float8"))
+        let of_features: String = (1..)
+            .zip(categories)
+            .map(|(i, category)| match category {
+                true => format!(
+                    ", pg_catalog.mode() WITHIN GROUP (ORDER BY p.f{i} COLLATE pg_catalog.\"C\")"
+                ),
+                false => {
+                    let value = self.aggregate.of_features().call(Some(&format!("p.f{i}")));
+                    format!(", ({value})::pg_catalog.float8")
+                }
+            })
             .collect();
         format!(
             "SELECT {bin}, ({value})::pg_catalog.float8, COALESCE(p.entity, ''), \
                 ({trials})::pg_catalog.float8{of_features} \
              FROM ({rows}) AS p (at, value, entity, trials{}) GROUP BY 1, 3",
-            feature_names(features, "")
+            feature_names(categories.len(), "")
         )
     }
 

@@ -14,7 +14,6 @@ use crate::{
         batch::Batch,
         catalog::{DetectorRow, Feed},
         late::LateWindow,
-        sampling::read_features,
         source::read_query,
         states::{EntityStates, decode_shared},
         train,
@@ -244,6 +243,7 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
         points_scored: 0,
         anomalies: 0,
     };
+    let levels = judging.book.levels.clone();
     let mut late = LateWindow::open(&row, model.version, from, &mut states)?;
     let begin = match &mut late {
         Some(late) => late.look_back(&row, &core, model.version, &mut states, &mut judging.book)?,
@@ -271,7 +271,7 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
     let mut rows_read = 0u64;
     let mut entity = Vec::new();
     let mut batch = Batch::default();
-    let mut features = vec![f64::NAN; row.features().len()];
+    let mut features = row.new_features();
     read_points(&row, begin, until, &mut |read| {
         let reading = row.sampling.read(read);
         let past = late.as_ref().zip(reading.as_ref()).is_some_and(|(late, r)| late.is_past(r));
@@ -290,14 +290,14 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
         let position =
             if past { states.position_if_room(&entity) } else { states.position(&entity) };
         let Some(position) = position? else { return Ok(()) };
-        read_features(read, &mut features);
+        features.read(read, |code, level| levels.borrow_mut().note(code, level));
         if let Some(late) = &mut late {
             if past && !late.replays(position) {
                 return Ok(());
             }
-            late.take(position, &reading, &features);
+            late.take(position, &reading, &features.values);
         }
-        if batch.push(position, reading, &features) {
+        if batch.push(position, reading, &features.values) {
             judge_all(&mut states, &mut batch, &mut late)?;
         }
         Ok(())

@@ -3,7 +3,7 @@
 use pgrx::{PgSqlErrorCode, Spi, pg_sys, spi};
 
 use crate::{
-    detector::sampling::{Aggregate, Sampling},
+    detector::sampling::{Aggregate, Features, Sampling},
     error::{SqlResult, invalid, report, required},
     pg::{catalog::base_type, parse::check_single_select},
     sql,
@@ -158,6 +158,8 @@ pub struct Columns {
     pub trials: Option<String>,
     /// Judged together with the value.
     pub features: Vec<String>,
+    /// Those of them that are categories.
+    pub categories: Vec<String>,
 }
 
 /// The columns that a caller named.
@@ -188,8 +190,13 @@ impl Columns {
     /// that is the value.
     pub fn choose(source: &Source, named: &Named, sampling: &Sampling) -> SqlResult<Columns> {
         let Named { value, at, entity, trials, features } = *named;
+        let mut categories = Vec::new();
         for name in features {
-            feature(source, name)?;
+            if is_text_like(source.column(name)?.base_type)? {
+                categories.push(name.clone());
+            } else {
+                feature(source, name, false)?;
+            }
         }
         let pick =
             |name: Option<&str>, role: &str, kinds: &str, fits: fn(pg_sys::Oid) -> bool| match name
@@ -241,7 +248,21 @@ impl Columns {
                 "name other columns that are judged together with the value",
             ));
         }
-        Ok(Columns { value, at, entity, trials, features: features.to_vec() })
+        Ok(Columns { value, at, entity, trials, features: features.to_vec(), categories })
+    }
+
+    fn is_category(&self, feature: &String) -> bool {
+        self.categories.contains(feature)
+    }
+
+    /// Which features are categories.
+    fn kinds(&self) -> Vec<bool> {
+        self.features.iter().map(|feature| self.is_category(feature)).collect()
+    }
+
+    /// A place for the further columns of a row.
+    pub fn new_features(&self) -> Features {
+        Features::new(self.kinds())
     }
 }
 
@@ -255,25 +276,24 @@ fn unfit(column: &Column, role: &str, kinds: &str) -> pg_sys::panic::ErrorReport
     .set_hint(format!("{role} takes a column of type {kinds}"))
 }
 
-/// The expression of a further column, a float8.
+/// The expression of a further column: a float8, or a text where it is a category.
 ///
 /// # Errors
-/// 42703 for a name that is not there, 42804 for a type that is no magnitude.
-fn feature(source: &Source, name: &str) -> SqlResult<String> {
+/// 42703 for a name that is not there, 42804 for a type that is no magnitude where one is needed.
+fn feature(source: &Source, name: &str, is_category: bool) -> SqlResult<String> {
     let column = source.column(name)?;
+    if is_category {
+        return Ok(format!("({})::pg_catalog.text", quoted(&column.name)));
+    }
     match column.base_type {
         pg_sys::BOOLOID => {
             Ok(format!("(({})::pg_catalog.int4)::pg_catalog.float8", quoted(&column.name)))
         }
         oid if is_number(oid) => Ok(format!("({})::pg_catalog.float8", quoted(&column.name))),
-        // A text is a category, and no magnitude that could be far from another.
         _ => Err(unfit(
             column,
             "features",
-            &format!(
-                "{NUMBERS}, or boolean; of a category, a query can make one: \
-                 SELECT …, plan = 'free' AS is_free FROM …"
-            ),
+            &format!("{NUMBERS}, boolean, or of a category: text, varchar, char, name, uuid, enum"),
         )),
     }
 }
@@ -309,7 +329,7 @@ pub fn read_query(
     let rows = format!(
         "{rows} WHERE {at} OPERATOR(pg_catalog.>=) {from} AND {at} OPERATOR(pg_catalog.<) {until}"
     );
-    let points = sampling.aggregated(&rows, columns.value.is_some(), columns.features.len());
+    let points = sampling.aggregated(&rows, columns.value.is_some(), &columns.kinds());
     Ok(format!("{points} ORDER BY 1"))
 }
 
@@ -326,11 +346,11 @@ pub fn read_all_query(
         select_rows(source, columns, sampling, time_zone)?,
         quoted(&columns.at)
     );
-    Ok(sampling.aggregated(&rows, columns.value.is_some(), columns.features.len()))
+    Ok(sampling.aggregated(&rows, columns.value.is_some(), &columns.kinds()))
 }
 
-/// Columns `at timestamptz, value, entity text, trials float8`, then the further ones, float8; the
-/// value is a float8 unless it is to be counted.
+/// Columns `at timestamptz, value, entity text, trials float8`, then the further ones, float8 or text;
+/// the value is a float8 unless it is to be counted.
 fn select_rows(
     source: &Source,
     columns: &Columns,
@@ -370,7 +390,7 @@ fn select_rows(
     let mut features = String::new();
     for name in &columns.features {
         features.push_str(", ");
-        features.push_str(&feature(source, name)?);
+        features.push_str(&feature(source, name, columns.is_category(name))?);
     }
     Ok(format!(
         "SELECT ({at})::pg_catalog.timestamptz, {value}, {entity}, \

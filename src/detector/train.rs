@@ -10,7 +10,6 @@ use crate::{
         catalog::DetectorRow,
         exclude,
         models::{self, Standing, Version},
-        sampling::read_features,
         scan::{lock, read_points},
         states::EntityStates,
     },
@@ -126,7 +125,7 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
         Ok(())
     };
     let mut entity = Vec::new();
-    let mut features = vec![f64::NAN; row.features().len()];
+    let mut features = row.new_features();
     read_points(row, from, until, &mut |read| {
         rows_read += 1;
         if rows_read.is_multiple_of(TICK_ROWS) {
@@ -139,8 +138,8 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
         entity.clear();
         read.with_bytes(2, |name| entity.extend_from_slice(name));
         let Some((_, state)) = states.get(&row.detector, &core, &entity)? else { return Ok(()) };
-        read_features(read, &mut features);
-        row.sampling.arrive(state, &reading, &features, &mut |state, arrival| {
+        features.read(read, |_, _| {});
+        row.sampling.arrive(state, &reading, &features.values, &mut |state, arrival| {
             learn(&entity, state, arrival)
         })
     })?;

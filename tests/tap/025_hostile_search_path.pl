@@ -143,6 +143,7 @@ SELECT * FROM public.detect_anomalies('data.points', value => 'v', at => 'at', e
 SELECT is_anomaly, deviation FROM public.detect_anomalies('SELECT at, v FROM data.points', strategy => 'iqr') OFFSET 190;
 SELECT is_anomaly, deviation FROM public.detect_anomalies('data.points', value => 'v', features => '{i,ok}', strategy => 'random_cut_forest', bucket => '30 minutes', aggregate => 'stddev') OFFSET 2 LIMIT 6;
 SELECT is_anomaly, deviation FROM public.detect_anomalies('data.points', value => 'v', features => '{i}') OFFSET 90 LIMIT 6;
+SELECT is_anomaly, deviation FROM public.detect_anomalies('data.points', value => 'v', entity => '', features => '{e}', strategy => 'one_class_svm', bucket => '30 minutes') OFFSET 2 LIMIT 6;
 AGGREGATES
 SELECT * FROM public.detect_periods((SELECT pg_catalog.array_agg(v ORDER BY i) FROM data.points));
 SELECT * FROM public.decompose((SELECT pg_catalog.array_agg(v ORDER BY i) FROM data.points WHERE i OPERATOR(pg_catalog.<) 40)) LIMIT 5;

@@ -73,6 +73,8 @@ pub struct DetectorConfig {
     /// Names of the further columns that are judged together with the value: those of
     /// [`Point::features`], in their order.
     pub features: Vec<String>,
+    /// Those of them that are categories, whose numbers are [`crate::category::code`]s.
+    pub categories: Vec<String>,
 }
 
 impl Default for DetectorConfig {
@@ -95,6 +97,7 @@ impl Default for DetectorConfig {
             min_effect: 0.0,
             min_relative_effect: 0.0,
             features: Vec::new(),
+            categories: Vec::new(),
         }
     }
 }
@@ -129,7 +132,7 @@ pub struct Outcome {
     pub transition: Option<Transition>,
     /// The figures behind the peak of the episode, whenever the alert needs them: when it opens, and
     /// when a later point becomes the peak. `features` are the names and values of its further
-    /// columns, in their order.
+    /// columns, in their order; of a category the code of its `level`.
     pub metadata: Option<Map<String, Value>>,
 }
 
@@ -214,6 +217,7 @@ impl Detector {
             calendar: Calendar::new(&config.time_zone)?,
             kind: config.kind,
             features: config.features.len(),
+            categories: config.features.iter().map(|f| config.categories.contains(f)).collect(),
             performance: config.performance.clone(),
         };
         let strategy = strategy(&config.strategy, &config.params, &context)?;
@@ -431,6 +435,9 @@ impl Detector {
             let features = self.config.features.iter().zip(latest.features);
             let features = features.map(|(name, x)| match x.is_nan() {
                 true => json!({"name": name, "value": null}),
+                false if self.config.categories.contains(name) => {
+                    json!({"name": name, "level": json_number(*x)})
+                }
                 false => json!({"name": name, "value": json_number(*x)}),
             });
             map.insert("features".into(), features.collect());

@@ -7,6 +7,7 @@ pub mod autoencoder;
 pub mod bucket;
 pub mod calendar;
 pub mod calibration;
+pub mod category;
 pub mod codec;
 pub mod describe;
 pub mod detector;

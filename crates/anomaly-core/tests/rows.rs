@@ -2,6 +2,7 @@
 
 mod common;
 
+use anomaly_core::category::code;
 use anomaly_core::strategy::STRATEGIES;
 use anomaly_core::{Detector, DetectorConfig, EntityState, Error, Point, Severity, Verdict, codec};
 use common::{Rng, config};
@@ -264,5 +265,132 @@ fn every_strategy_that_takes_columns_is_made_with_them() {
     for info in STRATEGIES.iter().filter(|s| s.is_available() && s.features > 0) {
         let detector = with(info.short_name, Value::Null, 0.001, &["a", "b"]);
         assert_eq!(detector.strategy().features(), info.features, "{}", info.name);
+    }
+}
+
+/// A plan of three that decides the value, an identifier, and a number.
+fn of_categories(strategy: &str, alpha: f64) -> Detector {
+    let params = if strategy == "lstm" {
+        json!({"lstm_units": 4, "sequence_length": 4, "epochs": 2})
+    } else {
+        Value::Null
+    };
+    Detector::new(DetectorConfig {
+        params,
+        alerts_per_day: alpha,
+        points_per_day: Some(1.0),
+        features: ["plan", "session", "errors"].map(str::to_owned).to_vec(),
+        categories: ["plan", "session"].map(str::to_owned).to_vec(),
+        ..config(strategy)
+    })
+    .unwrap()
+}
+
+fn of_plan(plan: &str, session: &str, errors: f64) -> [f64; 3] {
+    [code(plan.as_bytes()), code(session.as_bytes()), errors]
+}
+
+fn plan_row(rng: &mut Rng, i: i64) -> (f64, [f64; 3]) {
+    // in no order that a memory of the values before could know
+    let (plan, usual) = if rng.uniform() < 1.0 / 3.0 { ("free", 200.0) } else { ("paid", 100.0) };
+    (usual + 10.0 * rng.normal(), of_plan(plan, &format!("s{i}"), 5.0 + rng.normal()))
+}
+
+fn trained_on_plans(detector: &Detector) -> (EntityState, Rng) {
+    let (mut state, mut rng) = (detector.new_state(), Rng(5));
+    for i in 0..N {
+        let (value, features) = plan_row(&mut rng, i);
+        detector.train(&mut state, &point(i, value, &features));
+    }
+    (state, rng)
+}
+
+/// A level that was never seen is unusual and no error, a new identifier is not, what is missing is not,
+/// and the value that another plan has is.
+#[test]
+fn check_c22_categories_have_a_defined_rule() {
+    for strategy in ["isolation_forest", "one_class_svm", "autoencoder", "auto"] {
+        let detector = of_categories(strategy, 0.05);
+        let (mut state, mut rng) = trained_on_plans(&detector);
+        let mut quiet = 0;
+        for i in N..N + 300 {
+            let (value, features) = plan_row(&mut rng, i);
+            let point = point(i, value, &features);
+            quiet += usize::from(detector.process(&mut state, None, &point).verdict.is_anomaly);
+        }
+        assert!(quiet <= 30, "{strategy}: {quiet} of 300");
+        let judge =
+            |value: f64, row: [f64; 3]| detector.judge(&state, &point(N + 300, value, &row));
+        let usual = judge(100.0, of_plan("paid", "new", 5.0));
+        assert!(!usual.is_anomaly, "{strategy}: {usual:?}");
+        let unseen = judge(100.0, of_plan("enterprise", "new", 5.0));
+        println!("{strategy}: usual {}, unseen {}", usual.ln_p(), unseen.ln_p());
+        assert!(unseen.is_anomaly && unseen.ln_p() < usual.ln_p(), "{strategy}: {unseen:?}");
+        let missing = judge(100.0, [f64::NAN, f64::NAN, 5.0]);
+        assert!(!missing.is_anomaly, "{strategy}: {missing:?}");
+        let of_another = judge(200.0, of_plan("paid", "new", 5.0));
+        println!("{strategy}: of another plan {}", of_another.ln_p());
+        assert!(of_another.ln_p() < judge(200.0, of_plan("free", "new", 5.0)).ln_p(), "{strategy}");
+        let shares =
+            state.model.contributions(&point(N + 300, 100.0, &of_plan("enterprise", "new", 5.0)));
+        let shares = shares.unwrap();
+        assert!(shares[1] > 0.5, "{strategy}: {shares:?}");
+        // stored, it goes on as it was
+        let back = detector.decode_state(&detector.encode_state(&state).unwrap()).unwrap();
+        let row = of_plan("enterprise", "new", 5.0);
+        let again = detector.judge(&back, &point(N + 300, 100.0, &row));
+        assert_eq!(again.ln_p(), unseen.ln_p(), "{strategy}");
+    }
+    // what takes numbers only says so, as a member too
+    for (strategy, params) in [
+        ("random_cut_forest", Value::Null),
+        (
+            "ensemble",
+            json!({"detectors": [{"strategy": "random_cut_forest"}, {"strategy": "mad"}]}),
+        ),
+    ] {
+        let made = Detector::new(DetectorConfig {
+            params,
+            features: vec!["plan".into()],
+            categories: vec!["plan".into()],
+            ..config(strategy)
+        });
+        let Some(Error::InvalidParameter { message, hint }) = made.err() else { panic!() };
+        assert!(message.contains("categories") && hint.contains("one_class_svm"), "{message}");
+    }
+}
+
+/// Sixteen categories of a thousand levels each: as many columns as there may be, and a bounded state.
+#[test]
+fn categories_are_bounded() {
+    for strategy in ["isolation_forest", "one_class_svm", "autoencoder", "lstm", "auto"] {
+        let names: Vec<String> = (0..16).map(|i| format!("c{i}")).collect();
+        let detector = Detector::new(DetectorConfig {
+            params: if strategy == "lstm" {
+                json!({"lstm_units": 4, "epochs": 2})
+            } else {
+                Value::Null
+            },
+            features: names.clone(),
+            categories: names,
+            ..config(strategy)
+        })
+        .unwrap();
+        let (mut state, mut rng) = (detector.new_state(), Rng(6));
+        for i in 0..700 {
+            let level = |k: u64| code(format!("{}", (rng.uniform() * k as f64) as u64).as_bytes());
+            let features: Vec<f64> = [3, 5, 20, 1000].repeat(4).into_iter().map(level).collect();
+            detector.process(&mut state, None, &point(i, rng.normal(), &features));
+        }
+        let bytes = detector.encode_state(&state).unwrap();
+        println!("{strategy}: {} bytes", bytes.len());
+        assert!(bytes.len() < 300_000, "{strategy}: {} bytes", bytes.len());
+        let back = detector.decode_state(&bytes).unwrap();
+        assert!(bytes == detector.encode_state(&back).unwrap(), "{strategy}");
+        // numbers that are no codes are levels like any other
+        for odd in [f64::INFINITY, f64::NEG_INFINITY, -7.0, 0.5, 1e308] {
+            let verdict = detector.judge(&state, &point(701, 0.0, &[odd; 16]));
+            assert!(verdict.ln_p().is_finite() && verdict.expected.is_finite(), "{verdict:?}");
+        }
     }
 }

@@ -342,7 +342,7 @@ impl Ensemble {
 
     /// `hybrid_auto` of rows; `params` are those of the member that knows the course of the value.
     pub fn of_rows(params: &Map<String, Value>, context: &Context) -> Result<Self> {
-        let of_value = Context { features: 0, ..context.clone() };
+        let of_value = Context { features: 0, categories: Vec::new(), ..context.clone() };
         let mut members = Vec::new();
         for name in OF_ROWS {
             let (params, context) = match name {

@@ -308,9 +308,6 @@ impl Machine for Fitted {
 
     fn fit(options: &Options, table: &Table, _before: Option<Self>) -> Option<Self> {
         let rows: Vec<i16> = table.rows.iter().map(|x| on_grid(*x)).collect();
-        // the two columns of a cycle count as one
-        let mut groups: Vec<Vec<u16>> = (0..table.own).map(|c| vec![c as u16]).collect();
-        groups.extend((table.own..table.width).step_by(2).map(|c| vec![c as u16, c as u16 + 1]));
         let mut options = options.clone();
         if table.width == 1 {
             // all directions are the same
@@ -319,7 +316,9 @@ impl Machine for Fitted {
         let width = table.width;
         let mut grown = Vec::new();
         for options in each_kind(&options) {
-            grown.push(CompactForest::grow(&rows, width, &groups, &options, &mut Unbounded).ok()?);
+            grown.push(
+                CompactForest::grow(&rows, width, &table.groups, &options, &mut Unbounded).ok()?,
+            );
         }
         let trees = Trees::new(&grown, &options, &rows, width);
         let mut scores: Vec<f64> = rows

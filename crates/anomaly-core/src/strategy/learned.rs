@@ -11,7 +11,8 @@
 //! Columns of a row: the value, the further columns of the point, and the phases of day, week, month
 //! and year as a point on a circle (hour 23 is next to hour 0) as far as `time_features` says and the
 //! history covers the cycle at least twice: a phase never seen would make everything unusual. A
-//! missing or superfluous further column counts as its median. Rows are standardised by median and
+//! missing or superfluous further column counts as its median. A category becomes several columns
+//! ([`crate::category`]). Rows are standardised by median and
 //! median absolute deviation; in training they count as at most 8 of these out.
 
 use std::cell::RefCell;
@@ -22,6 +23,7 @@ use super::location_scale::{Baseline, Fit, ROUNDING};
 use super::shape::{Clock, History, OFFSETS, Position, Shape, Trust, rescale_due, robust_scale};
 use super::{Context, Kind, Parameters, contributions, json_number};
 use crate::calendar::Calendar;
+use crate::category::{self, Levels};
 use crate::codec::Reader;
 use crate::normal_range::without_extremes;
 use crate::point::{Point, Question};
@@ -34,6 +36,8 @@ pub const MAX_FEATURES: usize = 16;
 /// Rows that are kept, fewer the more columns there are: some 24 kB.
 const KEEP: usize = 1024;
 const KEPT_NUMBERS: usize = 3 * KEEP;
+/// Columns of a table at most, without the calendar's.
+const MAX_COLUMNS: usize = 48;
 /// Standardised figures lie within ± this: enough to be far out.
 const FARTHEST: f32 = 1e6;
 /// Longest reach back of any machine.
@@ -145,6 +149,8 @@ pub(super) struct Table {
     pub width: usize,
     /// How many of the columns are not the calendar's.
     pub own: usize,
+    /// Columns that say one thing together: of a category, of a cycle of the calendar.
+    pub groups: Vec<Vec<u16>>,
     /// Whether a row follows the one before without a break.
     pub follows: Vec<bool>,
     /// Rows of a day, where the sampling is regular and there are three days of them.
@@ -374,17 +380,41 @@ pub(super) trait Machine: Send + Sized {
     ) -> Result<Self>;
 }
 
-/// A machine with the scales of the rows that it was fitted to.
-struct Fitted<M> {
-    time_features: TimeFeatures,
-    /// (offset, scale) of the value and of each further column.
-    scales: Vec<(f64, f64)>,
-    machine: M,
+/// What a further column is in a table.
+enum Column {
+    /// Offset and scale.
+    Number(f64, f64),
+    Category(Levels),
 }
 
-impl<M> Fitted<M> {
+impl Column {
+    fn width(&self) -> usize {
+        match self {
+            Column::Number(..) => 1,
+            Column::Category(levels) => levels.width(),
+        }
+    }
+
+    fn push(&self, x: f64, out: &mut Vec<f32>) {
+        match self {
+            Column::Number(..) if x.is_nan() => out.push(0.0),
+            Column::Number(offset, scale) => out.push(standardised(x, (*offset, *scale))),
+            Column::Category(levels) => levels.push(x, out),
+        }
+    }
+}
+
+/// What rows are in a table.
+struct Columns {
+    /// Offset and scale of the value.
+    value: (f64, f64),
+    further: Vec<Column>,
+    time_features: TimeFeatures,
+}
+
+impl Columns {
     fn own(&self) -> usize {
-        self.scales.len()
+        1 + self.further.iter().map(Column::width).sum::<usize>()
     }
 
     fn width(&self) -> usize {
@@ -399,24 +429,43 @@ impl<M> Fitted<M> {
         calendar: &Calendar,
         out: &mut Vec<f32>,
     ) {
-        push_row(&self.scales, self.time_features, value, features, at, calendar, out);
+        out.push(standardised(value, self.value));
+        for (column, x) in self.further.iter().zip(features) {
+            column.push(x, out);
+        }
+        self.time_features.push(at, calendar, out);
+    }
+
+    fn groups(&self) -> Vec<Vec<u16>> {
+        let cycles = self.time_features.cycles().map(|_| 2);
+        let widths = [1].into_iter().chain(self.further.iter().map(Column::width)).chain(cycles);
+        let mut next = 0u16;
+        widths
+            .map(|width| {
+                next += width as u16;
+                (next - width as u16..next).collect()
+            })
+            .collect()
+    }
+
+    /// Makes further columns as usual, where they are not marked as to be left.
+    fn make_usual(&self, row: &mut [f32], left: &[bool]) {
+        let (mut from, mut usual) = (1, Vec::new());
+        for (column, left) in self.further.iter().zip(left) {
+            usual.clear();
+            column.push(f64::NAN, &mut usual);
+            if !left {
+                row[from..from + usual.len()].copy_from_slice(&usual);
+            }
+            from += usual.len();
+        }
     }
 }
 
-fn push_row(
-    scales: &[(f64, f64)],
-    time_features: TimeFeatures,
-    value: f64,
-    features: impl Iterator<Item = f64>,
-    at: i64,
-    calendar: &Calendar,
-    out: &mut Vec<f32>,
-) {
-    out.push(standardised(value, scales[0]));
-    for (scale, x) in scales[1..].iter().zip(features) {
-        out.push(if x.is_nan() { 0.0 } else { standardised(x, *scale) });
-    }
-    time_features.push(at, calendar, out);
+/// A machine with the columns that it was fitted to.
+struct Fitted<M> {
+    columns: Columns,
+    machine: M,
 }
 
 /// What a strategy is configured with.
@@ -425,6 +474,8 @@ pub(super) struct Settings<M: Machine> {
     pub time_features: TimeFeatures,
     pub calendar: Calendar,
     pub kind: Kind,
+    /// Which further columns are categories.
+    categories: Vec<bool>,
 }
 
 impl<M: Machine> Clone for Settings<M> {
@@ -434,6 +485,7 @@ impl<M: Machine> Clone for Settings<M> {
             time_features: self.time_features,
             calendar: self.calendar.clone(),
             kind: self.kind,
+            categories: self.categories.clone(),
         }
     }
 }
@@ -445,8 +497,23 @@ impl<M: Machine> Settings<M> {
             time_features: TimeFeatures::from_params(params)?,
             calendar: context.calendar.clone(),
             kind: context.kind,
+            categories: context.categories.clone(),
         })
     }
+
+    fn is_category(&self, feature: usize) -> bool {
+        self.categories.get(feature).is_some_and(|c| *c)
+    }
+}
+
+fn encode_scale((offset, scale): (f64, f64), out: &mut Vec<u8>) {
+    out.extend_from_slice(&offset.to_le_bytes());
+    out.extend_from_slice(&scale.to_le_bytes());
+}
+
+fn decode_scale(reader: &mut Reader<'_>) -> Result<(f64, f64)> {
+    let scale = (reader.finite("offset")?, reader.non_negative("scale")?);
+    if scale.1 == 0.0 { Err(reader.corrupted("scale is 0")) } else { Ok(scale) }
 }
 
 fn keep(features: usize) -> usize {
@@ -514,11 +581,20 @@ impl<M: Machine> Learned<M> {
         // or rounding noise, which has no course
         let noise = ROUNDING * column[0].abs();
         let constant = column.iter().all(|x| (x - column[0]).abs() <= noise);
-        let mut scales = vec![robust_scale(&mut column)];
+        let value = robust_scale(&mut column);
+        let categories = (0..width).filter(|j| self.settings.is_category(*j)).count();
+        let most = (MAX_COLUMNS - 1 - width) / categories.max(1);
+        let mut further = Vec::with_capacity(width);
         for j in 0..width {
             column.clear();
             column.extend(slots.clone().map(|s| self.history.raw_features(s)[j]));
-            scales.push(robust_scale(&mut column));
+            further.push(if self.settings.is_category(j) {
+                let codes = column.iter().copied();
+                Column::Category(Levels::new(codes, most.min(category::MAX_FREQUENT)))
+            } else {
+                let (offset, scale) = robust_scale(&mut column);
+                Column::Number(offset, scale)
+            });
         }
         if constant && width == 0 {
             // nothing to learn, and nothing learned before is of any use
@@ -534,12 +610,10 @@ impl<M: Machine> Learned<M> {
                 bits |= cycle.bit();
             }
         }
-        let time_features = TimeFeatures(bits);
+        let columns = Columns { value, further, time_features: TimeFeatures(bits) };
         let mut rows = Vec::new();
         for slot in slots.clone() {
-            push_row(
-                &scales,
-                time_features,
+            columns.push_row(
                 self.history.raw(slot),
                 self.history.raw_features(slot).iter().copied(),
                 self.times[slot],
@@ -551,14 +625,19 @@ impl<M: Machine> Learned<M> {
         let season = self.clock.step().map(|step| ((day + step / 2) / step) as usize);
         let table = Table {
             rows,
-            width: scales.len() + time_features.columns(),
-            own: scales.len(),
+            width: columns.width(),
+            own: columns.own(),
+            groups: columns.groups(),
             follows: slots.clone().map(|s| s > from && self.history.is_real(s)).collect(),
             season: season.filter(|s| *s >= 2 && 3 * s <= slots.len()),
         };
-        let before = self.fitted.take().filter(|f| f.time_features == time_features);
+        let same = |f: &Fitted<M>| {
+            let (old, new) = (&f.columns, &columns);
+            old.time_features == new.time_features && old.groups() == new.groups()
+        };
+        let before = self.fitted.take().filter(same);
         let machine = M::fit(&self.settings.options, &table, before.map(|f| f.machine));
-        self.fitted = machine.map(|machine| Fitted { time_features, scales, machine });
+        self.fitted = machine.map(|machine| Fitted { columns, machine });
     }
 
     fn position(&self, at: i64) -> Position {
@@ -571,22 +650,23 @@ impl<M: Machine> Learned<M> {
         if self.run < reach {
             return None;
         }
-        let mut rows = Vec::with_capacity((reach + 1) * fitted.width());
+        let mut rows = Vec::with_capacity((reach + 1) * fitted.columns.width());
         let calendar = &self.settings.calendar;
         for slot in self.history.len() - reach..self.history.len() {
             let own = self.history.raw_features(slot).iter().copied();
-            fitted.push_row(self.history.raw(slot), own, self.times[slot], calendar, &mut rows);
+            let columns = &fitted.columns;
+            columns.push_row(self.history.raw(slot), own, self.times[slot], calendar, &mut rows);
         }
         let own = (0..self.history.width()).map(|j| features.get(j).copied().unwrap_or(f64::NAN));
         let place = rows.len();
-        fitted.push_row(fitted.scales[0].0, own, at, calendar, &mut rows);
+        fitted.columns.push_row(fitted.columns.value.0, own, at, calendar, &mut rows);
         rows[place] = 0.0;
         let query = Query {
             rows,
-            width: fitted.width(),
-            own: fitted.own(),
+            width: fitted.columns.width(),
+            own: fitted.columns.own(),
             history: &self.history,
-            scale: fitted.scales[0],
+            scale: fitted.columns.value,
         };
         Some((fitted, query))
     }
@@ -601,7 +681,7 @@ impl<M: Machine> Learned<M> {
         }
         let forecast = self.query(at, features).and_then(|(fitted, query)| {
             let f = f64::from(fitted.machine.forecast(&query)?);
-            let (offset, scale) = fitted.scales[0];
+            let (offset, scale) = fitted.columns.value;
             Some(self.history.scale(offset + f * scale))
         });
         *self.forecast.borrow_mut() = Some((Question::new(at, features), forecast));
@@ -620,14 +700,9 @@ impl<M: Machine> Learned<M> {
         let forecast = |actual: &[bool]| -> Option<f64> {
             let (fitted, mut query) = self.query(point.at, point.features)?;
             for row in query.rows.chunks_exact_mut(query.width) {
-                // 0 is the median
-                row[1..query.own]
-                    .iter_mut()
-                    .zip(actual)
-                    .filter(|(_, on)| !**on)
-                    .for_each(|(x, _)| *x = 0.0);
+                fitted.columns.make_usual(row, actual);
             }
-            let (offset, scale) = fitted.scales[0];
+            let (offset, scale) = fitted.columns.value;
             let forecast = f64::from(fitted.machine.forecast(&query)?);
             let forecast = self.history.scale(offset + forecast * scale);
             Some(self.trust.centre(forecast))
@@ -643,7 +718,15 @@ impl<M: Machine> Learned<M> {
     fn append(&mut self, at: i64, x: f64, features: &[f64]) {
         *self.forecast.get_mut() = None;
         let before = self.history.len();
-        self.history.push(x, features, self.run > 0);
+        let known: Vec<f64> = features
+            .iter()
+            .enumerate()
+            .map(|(j, f)| match self.settings.is_category(j) {
+                true if f.is_nan() => category::MISSING,
+                _ => *f,
+            })
+            .collect();
+        self.history.push(x, &known, self.run > 0);
         self.run = (self.run + 1).min(MAX_REACH);
         self.times.drain(..before + 1 - self.history.len());
         self.times.push(at);
@@ -682,17 +765,23 @@ impl<M: Machine> Learned<M> {
                 if time_features.0 & !new.settings.time_features.0 != 0 {
                     return Err(reader.corrupted("unknown columns"));
                 }
-                let mut scales = Vec::new();
-                for _ in 0..=new.history.width() {
-                    let scale = (reader.finite("offset")?, reader.non_negative("scale")?);
-                    if scale.1 == 0.0 {
-                        return Err(reader.corrupted("scale is 0"));
-                    }
-                    scales.push(scale);
+                let value = decode_scale(reader)?;
+                let mut further = Vec::new();
+                for j in 0..new.history.width() {
+                    further.push(if new.settings.is_category(j) {
+                        Column::Category(Levels::decode(reader)?)
+                    } else {
+                        let (offset, scale) = decode_scale(reader)?;
+                        Column::Number(offset, scale)
+                    });
                 }
-                let columns = (scales.len() + time_features.columns(), scales.len());
-                let machine = M::decode(&new.settings.options, columns, reader)?;
-                new.fitted = Some(Fitted { time_features, scales, machine });
+                let columns = Columns { value, further, time_features };
+                if columns.own() > MAX_COLUMNS {
+                    return Err(reader.corrupted("too many columns"));
+                }
+                let (width, own) = (columns.width(), columns.own());
+                let machine = M::decode(&new.settings.options, (width, own), reader)?;
+                new.fitted = Some(Fitted { columns, machine });
             }
             _ => return Err(reader.corrupted("unknown mark")),
         }
@@ -706,7 +795,10 @@ impl<M: Machine> Learned<M> {
         map.insert("features".into(), Value::from(self.history.width()));
         match &self.fitted {
             Some(fitted) => {
-                map.insert("time_features".into(), Value::from(fitted.time_features.names()));
+                map.insert(
+                    "time_features".into(),
+                    Value::from(fitted.columns.time_features.names()),
+                );
                 map.insert("fitted_after".into(), Value::from(self.fitted_at));
                 fitted.machine.explain(&mut map);
             }
@@ -800,10 +892,14 @@ impl<M: Machine> Baseline for Learned<M> {
         match &self.fitted {
             None => out.push(0),
             Some(fitted) => {
-                out.extend_from_slice(&[1, fitted.time_features.0]);
-                for (offset, scale) in &fitted.scales {
-                    out.extend_from_slice(&offset.to_le_bytes());
-                    out.extend_from_slice(&scale.to_le_bytes());
+                let columns = &fitted.columns;
+                out.extend_from_slice(&[1, columns.time_features.0]);
+                encode_scale(columns.value, out);
+                for column in &columns.further {
+                    match column {
+                        Column::Number(offset, scale) => encode_scale((*offset, *scale), out),
+                        Column::Category(levels) => levels.encode(out),
+                    }
                 }
                 fitted.machine.encode(out);
             }
@@ -822,7 +918,7 @@ impl<M: Machine> Shape for Learned<M> {
             return None;
         }
         let (fitted, query) = self.query(point.at, point.features)?;
-        let (offset, scale) = fitted.scales[0];
+        let (offset, scale) = fitted.columns.value;
         let values = OFFSETS.map(|o| {
             let z = (fit.centre + o * fit.below - offset) / scale;
             z.clamp(-1e6, 1e6)

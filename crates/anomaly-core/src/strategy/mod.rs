@@ -234,6 +234,8 @@ pub struct Context {
     pub kind: Kind,
     /// How many further columns points have.
     pub features: usize,
+    /// Which of them are categories: codes ([`crate::category`]) that are no magnitudes.
+    pub categories: Vec<bool>,
     /// How often members of an ensemble were right, by their full names.
     pub performance: Vec<(String, Performance)>,
 }
@@ -241,7 +243,7 @@ pub struct Context {
 impl Context {
     /// Of a detector of values alone that nobody has judged.
     pub fn new(calendar: Calendar, kind: Kind) -> Self {
-        Context { calendar, kind, features: 0, performance: Vec::new() }
+        Context { calendar, kind, features: 0, categories: Vec::new(), performance: Vec::new() }
     }
 }
 
@@ -296,6 +298,8 @@ pub struct StrategyInfo {
     pub kinds: &'static [Kind],
     /// How many further columns of a row it takes at most; see [`Strategy::features`].
     pub features: usize,
+    /// Whether these may be categories.
+    pub categories: bool,
     make: Option<Make>,
 }
 
@@ -320,6 +324,26 @@ impl StrategyInfo {
     const fn with_features(mut self, most: usize) -> Self {
         self.features = most;
         self
+    }
+
+    const fn and_categories(mut self) -> Self {
+        self.categories = true;
+        self
+    }
+
+    /// `InvalidParameter` for categories that the strategy would take for magnitudes.
+    fn check_categories(&self, context: &Context) -> Result<()> {
+        if self.categories || self.features == 0 || !context.categories.contains(&true) {
+            return Ok(());
+        }
+        let others = STRATEGIES.iter().filter(|s| s.is_available() && s.categories);
+        Err(Error::invalid(
+            format!("{} takes numbers and booleans as features, no categories", self.name),
+            format!(
+                "Strategies that take categories are {}; a query can make booleans of one, plan = 'free' AS is_free.",
+                listed(others.map(|s| s.short_name))
+            ),
+        ))
     }
 
     /// `InvalidParameter` for a kind of value that the strategy would judge wrongly.
@@ -351,7 +375,16 @@ const fn info(
     description: &'static str,
     make: Option<Make>,
 ) -> StrategyInfo {
-    StrategyInfo { name, short_name, family, description, kinds: &Kind::ALL, features: 0, make }
+    StrategyInfo {
+        name,
+        short_name,
+        family,
+        description,
+        kinds: &Kind::ALL,
+        features: 0,
+        categories: false,
+        make,
+    }
 }
 
 /// Every strategy there is, whether or not this version implements it.
@@ -429,31 +462,38 @@ pub const STRATEGIES: &[StrategyInfo] = &[
     info("learning_isolation_forest", "isolation_forest", "learning",
         "how few random splits isolate a point",
         Some(|params, context| Ok(Box::new(IsolationForest::new(params, context)?))))
-        .with_features(learned::MAX_FEATURES),
+        .with_features(learned::MAX_FEATURES)
+        .and_categories(),
     info("learning_one_class_svm", "one_class_svm", "learning",
         "distance outside the support of the training data",
         Some(|params, context| Ok(Box::new(OneClassSvm::new(params, context)?))))
-        .with_features(learned::MAX_FEATURES),
+        .with_features(learned::MAX_FEATURES)
+        .and_categories(),
     info("learning_autoencoder", "autoencoder", "learning",
         "reconstruction error of a neural network",
         Some(|params, context| Ok(Box::new(Autoencoder::new(params, context)?))))
-        .with_features(learned::MAX_FEATURES),
+        .with_features(learned::MAX_FEATURES)
+        .and_categories(),
     info("learning_lstm", "lstm", "learning",
         "prediction error of a recurrent neural network",
         Some(|params, context| Ok(Box::new(Lstm::new(params, context)?))))
-        .with_features(learned::MAX_FEATURES),
+        .with_features(learned::MAX_FEATURES)
+        .and_categories(),
     info("hybrid_ensemble", "ensemble", "hybrid",
         "weighted vote of calibrated members",
         Some(|params, context| Ok(Box::new(Ensemble::new(params, context)?))))
-        .with_features(learned::MAX_FEATURES),
+        .with_features(learned::MAX_FEATURES)
+        .and_categories(),
     info("hybrid_adaptive", "adaptive", "hybrid",
         "ensemble that learns its weights from feedback",
         Some(|params, context| Ok(Box::new(Ensemble::adaptive(params, context)?))))
-        .with_features(learned::MAX_FEATURES),
+        .with_features(learned::MAX_FEATURES)
+        .and_categories(),
     info("hybrid_auto", "auto", "hybrid",
         "chooses and combines strategies by what the data shows",
         Some(auto::strategy))
-        .with_features(learned::MAX_FEATURES),
+        .with_features(learned::MAX_FEATURES)
+        .and_categories(),
 ];
 
 /// Older names that still work.
@@ -556,6 +596,7 @@ pub fn strategy(name: &str, params: &Value, context: &Context) -> Result<Box<dyn
         )));
     };
     info.check_kind(context.kind)?;
+    info.check_categories(context)?;
     make(params, context)
 }
 

@@ -116,6 +116,27 @@ pub struct EntityState {
     pub guidance: Guidance,
 }
 
+/// Episode and presence of a stored state of whatever strategy: what is going on in a series is there to
+/// be taken over when the model can not be read any more, because the strategy is another one now.
+pub fn standing(bytes: &[u8]) -> Result<(Episode, Option<Presence>)> {
+    let (_, payload) = codec::unwrap(bytes)?;
+    let (_, _, presence, episode) = decode_series(&mut Reader::new(payload))?;
+    Ok((episode, presence))
+}
+
+/// What a state holds before its model: entities, left_out, presence, episode.
+fn decode_series(reader: &mut Reader<'_>) -> Result<(u64, f64, Option<Presence>, Episode)> {
+    let entities = reader.u64()?;
+    let left_out = reader.non_negative("left_out")?;
+    let presence = if reader.peek() == Some(HAS_PRESENCE) {
+        reader.u8()?;
+        Some(Presence::decode(reader)?)
+    } else {
+        None
+    };
+    Ok((entities, left_out, presence, Episode::decode(reader)?))
+}
+
 impl EntityState {
     /// Leaves what was learned alone: no episode, which belongs to an alert, and no place in the series
     /// that was seen. What a model is before it goes on with another series, or elsewhere in this one.
@@ -309,15 +330,7 @@ impl Detector {
             )));
         }
         let mut reader = Reader::new(payload);
-        let entities = reader.u64()?;
-        let left_out = reader.non_negative("left_out")?;
-        let presence = if reader.peek() == Some(HAS_PRESENCE) {
-            reader.u8()?;
-            Some(Presence::decode(&mut reader)?)
-        } else {
-            None
-        };
-        let episode = Episode::decode(&mut reader)?;
+        let (entities, left_out, presence, episode) = decode_series(&mut reader)?;
         let model = self.strategy.decode_state(&mut reader)?;
         reader.finish()?;
         Ok(EntityState {

@@ -20,6 +20,25 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// What is going on in a series can be read without knowing the strategy.
+#[test]
+fn standing_of_any_strategy() {
+    for name in ["zscore", "mad", "random_cut_forest", "auto"] {
+        let bytes = state_bytes(name, true);
+        let known = with_alpha(name, 0.001).decode_state(&bytes).unwrap();
+        let (episode, presence) = anomaly_core::detector::standing(&bytes).unwrap();
+        assert_eq!(episode, known.episode, "{name}");
+        assert_eq!(presence, known.presence, "{name}");
+        assert_eq!(episode.alert_id, 7, "{name}");
+        for damaged in [&bytes[..bytes.len() - 1], &bytes[..20], &[]] {
+            assert!(anomaly_core::detector::standing(damaged).is_err(), "{name}");
+        }
+        let mut flipped = bytes.clone();
+        flipped[40] ^= 1;
+        assert!(anomaly_core::detector::standing(&flipped).is_err(), "{name}");
+    }
+}
+
 /// The files were written by this test with UPDATE_GOLDEN=1; a change of them is a change of format.
 #[test]
 fn golden_bytes() {

@@ -912,3 +912,30 @@ fn repeated_incidents_do_not_become_normal() {
         }
     }
 }
+
+/// Ids with a short name stand for those with the full one; others for nothing.
+#[test]
+fn check_c3_short_names_in_ids() {
+    use anomaly_core::strategy::full_ids;
+    let full = |id: &str| full_ids(id);
+    assert_eq!(full("system_cpu_zscore_cpu_usage"), ["system_cpu_statistical_zscore_cpu_usage"]);
+    assert_eq!(full("data_outlier_auto_v"), ["data_outlier_hybrid_auto_v"]);
+    assert_eq!(
+        full("data_drift_moving_average_x_y"),
+        ["data_drift_statistical_moving_average_x_y"]
+    );
+    let nothing: [&str; 0] = [];
+    for id in [
+        "",
+        "_",
+        "system_cpu",
+        "system_cpu_zscore",
+        "system_cpu_zscore_",
+        "system_cpu_zscorecpu",
+        "system_cpu_statistical_zscore_cpu_usage",
+        "zscore_cpu",
+        "läuft",
+    ] {
+        assert_eq!(full(id), nothing, "{id}");
+    }
+}

@@ -562,6 +562,24 @@ pub fn resolve_name(name: &str) -> Result<&'static str> {
     strategy_info(name).map(|s| s.name)
 }
 
+/// Ids of detectors as they are by default, `type_strategy_metric`, that this one may stand for: with the
+/// full name of a strategy in the place of its short one.
+pub fn full_ids(id: &str) -> Vec<String> {
+    let after = |name: &'static str, of: &str| {
+        Some(of.strip_prefix(name)?.strip_prefix('_')?.to_owned()).filter(|rest| !rest.is_empty())
+    };
+    let mut ids = Vec::new();
+    for anomaly_type in ANOMALY_TYPES {
+        let Some(rest) = after(anomaly_type.name, id) else { continue };
+        for strategy in STRATEGIES {
+            if let Some(metric) = after(strategy.short_name, &rest) {
+                ids.push(format!("{}_{}_{metric}", anomaly_type.name, strategy.name));
+            }
+        }
+    }
+    ids
+}
+
 /// The registered anomaly type of a name.
 pub fn anomaly_type_info(name: &str) -> Result<&'static AnomalyTypeInfo> {
     ANOMALY_TYPES.iter().find(|t| t.name == name).ok_or_else(|| {

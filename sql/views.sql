@@ -30,7 +30,7 @@ SELECT a.alert_id AS id, a.uuid, a.detector, a.owner, a.status, a.severity, a.an
        CASE WHEN pg_catalog.pg_has_role(CURRENT_USER, a.owner, 'MEMBER') THEN a.metadata
             ELSE a.metadata OPERATOR(pg_catalog.-) '{features,nearest_normal}'::text[] END AS metadata,
        a.model_version, a.run_id,
-       a.severity OPERATOR(pg_catalog.>=) 'critical'::anomaly.severity AS is_critical
+       a.severity OPERATOR(pg_catalog.>=) 'critical'::anomaly.severity AS is_critical, a.severity_rank
   FROM anomaly.alert a
  WHERE pg_catalog.pg_has_role(CURRENT_USER, a.owner, 'MEMBER')
     OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_monitor', 'MEMBER')

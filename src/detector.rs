@@ -5,6 +5,7 @@
 //! [`anomaly_core::detector::Detector`] and store what it answers through [`alerts`]; they differ
 //! only in who brings the points.
 
+mod alert_view;
 pub mod alerts;
 mod batch;
 pub mod catalog;
@@ -16,6 +17,7 @@ mod explain;
 mod explain_detector;
 mod export_model;
 pub mod feedback;
+pub mod get_alerts;
 mod import_model;
 mod late;
 mod models;

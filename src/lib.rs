@@ -84,6 +84,12 @@ pgrx::extension_sql_file!(
     requires = ["views", detector::feedback::wilson_interval]
 );
 pgrx::extension_sql_file!(
+    "../sql/engine.sql",
+    name = "engine",
+    requires =
+        ["views", detector::get_alerts::check_alert_filter, detector::get_alerts::severity_ranks]
+);
+pgrx::extension_sql_file!(
     "../sql/dump.sql",
     name = "dump",
     requires = ["views", "feedback", "scheduling"],

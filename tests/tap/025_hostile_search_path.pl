@@ -178,6 +178,14 @@ SELECT metric, value, features FROM anomaly.samples WHERE metric OPERATOR(pg_cat
 SELECT anomaly.create_detector('system_cpu', 'adaptive', 'shared', name => 'voted');
 SELECT anomaly.update_detector_performance('voted', 'zscore', 3, 1, 0, 2);
 SELECT member, true_positives, false_positives, false_negatives, f1_score FROM anomaly.member_performances ORDER BY member;
+SELECT anomaly.create_detector('system_cpu', 'mad', 'load', min_data_points => 3, threshold => 6);
+SELECT anomaly.check_alert_filter('{data_drift}', 'open', 3, 0), anomaly.severity_ranks('{info,emergency}');
+SELECT detector, entity, severity, value FROM anomaly.get_alerts('-infinity', 'infinity', '{system_cpu,data_outlier}', '{emergency,critical,warning,info}', skip_rows => 0, before_id => 9223372036854775807);
+SELECT detector, entity, severity, value FROM anomaly.get_alerts('-infinity', 'infinity', '{data_outlier}', '{emergency}', 'one', NULL, 'created', 'resolved');
+SELECT pg_catalog.jsonb_extract_path(anomaly.alert_json(a.id), 'metric_value') FROM anomaly.alerts a ORDER BY a.detector, a.entity, a.at;
+SELECT anomaly.alert_view('pg_temp.renamed');
+SELECT metric_value, severity, expected_range FROM pg_temp.renamed ORDER BY severity, metric_value;
+DROP VIEW pg_temp.renamed;
 SELECT detector, status, enabled, strategy, metric_name, source, threshold, params, points_processed, anomalies_detected, model_version, trained_rows, entities FROM anomaly.detectors ORDER BY detector;
 SELECT detector, status, severity, entity, points, value, expected, lower, upper, deviation, description, suggestion, is_critical FROM anomaly.alerts ORDER BY detector, entity;
 SELECT pg_catalog.jsonb_extract_path(e, 'verdict', 'value'), pg_catalog.jsonb_extract_path(e, 'reasons') FROM anomaly.alerts a, anomaly.explain(a.id) e ORDER BY a.detector, a.entity;

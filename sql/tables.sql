@@ -81,6 +81,8 @@ CREATE TABLE anomaly.detector (
     fire_after      integer     NOT NULL DEFAULT 1 CHECK (fire_after >= 1),
     clear_after     integer     NOT NULL DEFAULT 3 CHECK (clear_after >= 1),
     max_entities    integer     NOT NULL DEFAULT 10000 CHECK (max_entities >= 1),
+    -- how long after a training the next one is due, NULL where none is by itself
+    retrain_every   interval    CHECK (retrain_every >= interval '1 minute'),
     kind            text        NOT NULL DEFAULT 'value' CHECK (kind IN ('value', 'count', 'ratio')),
     trials_column   text,
     -- how long a bucket is, NULL where each row is a point, and what is made of its rows
@@ -116,6 +118,12 @@ CREATE TABLE anomaly.detector_state (
     last_training_time timestamptz,
     -- what it may learn from is something else now: trained anew at its next run
     retrain_requested boolean  NOT NULL DEFAULT false,
+    -- the settings were altered so that the active model does not fit them any more
+    needs_training boolean     NOT NULL DEFAULT false,
+    -- when a scheduled training that failed is tried again
+    retry_training_at timestamptz,
+    -- how long the latest detections took: numbers of points and milliseconds in turn
+    detection_times double precision[] NOT NULL DEFAULT '{}',
     points_processed bigint    NOT NULL DEFAULT 0,
     anomalies_detected bigint  NOT NULL DEFAULT 0,
     entities_skipped bigint    NOT NULL DEFAULT 0

@@ -7,6 +7,7 @@
 
 mod alert_view;
 pub mod alerts;
+mod alter_detector;
 mod batch;
 pub mod catalog;
 pub mod create_detector;

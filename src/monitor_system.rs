@@ -292,6 +292,7 @@ fn watch(common: &Watch, info: &MetricInfo) -> SqlResult<(String, String)> {
         fire_after,
         clear_after: FIRE_AFTER as i32,
         max_entities: 1,
+        retrain_every: None,
         kind: None,
         bucket: None,
         aggregate: "avg",
@@ -301,7 +302,8 @@ fn watch(common: &Watch, info: &MetricInfo) -> SqlResult<(String, String)> {
         min_relative_effect: 0.0,
         params: serde_json::json!({}),
         trained_by_caller: false,
-    })?;
+    })?
+    .detector;
     Ok((detector, format!("warming (0 of {min_data_points})")))
 }
 

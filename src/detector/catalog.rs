@@ -1,7 +1,13 @@
 //! Reading a detector's configuration, state and active model. All of it is fixed SQL under the
 //! rights of the extension's owner; whether the caller may see the detector is checked here.
 
-use anomaly_core::{Detector, DetectorConfig, strategy::Performance, verdict::Direction};
+use anomaly_core::{
+    Detector, DetectorConfig,
+    durations::Durations,
+    nearest::nearest,
+    strategy::{Performance, full_ids},
+    verdict::Direction,
+};
 use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, pg_sys};
 
 use crate::{
@@ -69,6 +75,12 @@ pub struct DetectorRow {
     /// How often members of an ensemble were right.
     pub performance: Vec<(String, Performance)>,
     pub status: String,
+    /// Settings were altered so that the active model does not fit them any more.
+    pub needs_training: bool,
+    /// A training is due that `retrain_every` asks for, or what people have said.
+    pub retraining_due: bool,
+    pub consecutive_failures: i32,
+    pub durations: Durations,
     pub watermark: Option<i64>,
     /// now − settle: no point later than this is looked at. With buckets, the start of the one that
     /// holds that time.
@@ -81,7 +93,7 @@ pub struct DetectorRow {
 }
 
 impl DetectorRow {
-    /// Reads a detector without asking who wants to know.
+    /// Reads a detector without asking who wants to know. In the id, a strategy may have its short name.
     ///
     /// # Errors
     /// 42704 when there is none of that id.
@@ -91,7 +103,18 @@ impl DetectorRow {
 
     fn find(detector: &str) -> SqlResult<Option<DetectorRow>> {
         internal_rights::with(|| {
-            sql::row(LOAD, &[detector.into(), sql::timestamptz(session::now())?.into()], from_row)
+            let now = sql::timestamptz(session::now())?;
+            let exact = sql::row(LOAD, &[detector.into(), now.into()], from_row)?;
+            if exact.is_some() {
+                return Ok(exact);
+            }
+            for id in full_ids(detector) {
+                let found = sql::row(LOAD, &[id.into(), now.into()], from_row)?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+            Ok(None)
         })
     }
 
@@ -119,6 +142,35 @@ impl DetectorRow {
         Ok(None)
     }
 
+    /// Reads a detector whose settings the caller may change: its owner and members of that role, and
+    /// members of anomaly_admin.
+    ///
+    /// # Errors
+    /// As [`DetectorRow::load_owned`].
+    pub fn load_administered(detector: &str) -> SqlResult<DetectorRow> {
+        let row = Self::find(detector)?;
+        if let Some(row) = row.filter(|_| is_admin().unwrap_or(false)) {
+            return Ok(row);
+        }
+        Self::load_owned(detector)
+    }
+
+    /// # Errors
+    /// 55000 while the active model is one of earlier settings.
+    pub fn check_model_fits(&self) -> SqlResult<()> {
+        if !self.needs_training {
+            return Ok(());
+        }
+        Err(report(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("detector \"{}\" was altered and has not been trained since", self.detector),
+        )
+        .set_hint(format!(
+            "SELECT anomaly.train({}), or wait for its next run",
+            pgrx::spi::quote_literal(&self.detector)
+        )))
+    }
+
     /// Whether this session may run the detector's SQL: only as its owner and only when no SET
     /// ROLE stands between, so that the query cannot act with rights that its owner lacks.
     pub fn runs_here(&self) -> bool {
@@ -134,11 +186,11 @@ impl DetectorRow {
         }
     }
 
-    /// The columns of its source.
-    fn columns(&self) -> Option<&Columns> {
+    /// The columns that it reads of a source.
+    pub fn columns(&self) -> Option<&Columns> {
         match &self.feed {
             Feed::Relation { columns, .. } | Feed::Query { columns, .. } => Some(columns),
-            Feed::Points { .. } | Feed::Samples => None,
+            Feed::Samples | Feed::Points { .. } => None,
         }
     }
 
@@ -198,13 +250,35 @@ impl DetectorRow {
     }
 }
 
-/// 42704 for an id that does not exist or that the caller may not see.
+/// 42704 for an id that does not exist or that the caller may not see, with the nearest of those that
+/// they do.
 pub fn unknown(detector: &str) -> pg_sys::panic::ErrorReport {
-    report(
+    let error = report(
         PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
         format!("detector \"{detector}\" does not exist"),
+    );
+    let visible = sql::rows(
+        "SELECT detector FROM anomaly.detectors ORDER BY detector LIMIT 10000",
+        &[],
+        |row| row.must::<String>(1),
     )
-    .set_hint("SELECT detector FROM anomaly.detectors")
+    .unwrap_or_default();
+    let names: Vec<&str> = visible.iter().map(String::as_str).collect();
+    let near = nearest(detector, &names)
+        .or_else(|| full_ids(detector).iter().find_map(|id| nearest(id, &names)));
+    error.set_hint(match near {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => "SELECT detector FROM anomaly.detectors".to_owned(),
+    })
+}
+
+fn is_admin() -> SqlResult<bool> {
+    let is_member = sql::row(
+        "SELECT pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER')",
+        &[],
+        |row| row.must::<bool>(1),
+    )?;
+    Ok(is_member.unwrap_or(false))
 }
 
 fn may_see_all() -> SqlResult<bool> {
@@ -231,7 +305,11 @@ const LOAD: &str = "\
             (SELECT jsonb_object_agg(p.member, jsonb_build_array(p.true_positives, \
                     p.false_positives, p.true_negatives, p.false_negatives)) \
                FROM anomaly.member_performance p WHERE p.detector = d.detector), \
-            d.category_columns \
+            s.needs_training AND m.version IS NOT NULL, \
+            (s.retrain_requested OR $2 >= COALESCE(s.last_training_time, m.trained_at) \
+                                         + d.retrain_every) \
+                AND (s.retry_training_at IS NULL OR $2 >= s.retry_training_at), \
+            s.consecutive_failures, s.detection_times, d.category_columns \
       FROM anomaly.detector d JOIN anomaly.detector_state s USING (detector) \
       LEFT JOIN anomaly.model m ON m.detector = d.detector AND m.active \
      WHERE d.detector = $1";
@@ -245,7 +323,7 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
             entity: row.get(13)?,
             trials: row.get(29)?,
             features,
-            categories: row.must(41)?,
+            categories: row.must(45)?,
         })
     };
     let feed = match row.must::<String>(7)?.as_str() {
@@ -292,6 +370,10 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
         params: row.must::<JsonB>(21)?.0,
         performance: row.get::<JsonB>(40)?.map_or_else(Vec::new, |counts| performance(&counts.0)),
         status: row.must(22)?,
+        needs_training: row.must(41)?,
+        retraining_due: row.get(42)?.unwrap_or(false),
+        consecutive_failures: row.must(43)?,
+        durations: Durations::from_array(&row.must::<Vec<f64>>(44)?),
         watermark: row.micros(23)?,
         settled_until: sampling.settled(row.micros(24)?.unwrap_or(i64::MIN)),
         sampling,

@@ -1,11 +1,17 @@
 //! `anomaly.create_detector`: registers a detector and says nothing about training it.
+//!
+//! Settings are checked here and nowhere else ([`check`]), whoever gives them: a new detector, one that is
+//! registered again, or one that is altered.
 
 use anomaly_core::{Detector, DetectorConfig, schedule::CronSchedule, verdict::Direction};
 use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, prelude::*};
+use serde_json::{Map, Value, json};
 
 use crate::{
     detector::{
-        process_data_point,
+        alter_detector,
+        catalog::DetectorRow,
+        enable, process_data_point,
         sampling::{Sampling, Wanted},
         source::{self, Columns, Named, Source, feature_names},
     },
@@ -22,6 +28,8 @@ pub enum FeedSetting<'a> {
     Samples { monitor: &'a str },
     /// `process_data_point`, with the keys of the point that are judged together with the metric.
     Points { features: &'a [String] },
+    /// As a detector has it that keeps its source and its columns: they are not looked at again.
+    Kept { source_kind: &'a str, trials: Option<&'a str>, features: &'a [String] },
 }
 
 /// Everything that is configured about a detector, unchecked.
@@ -44,6 +52,8 @@ pub struct Settings<'a> {
     pub fire_after: i32,
     pub clear_after: i32,
     pub max_entities: i32,
+    /// NULL: only when somebody asks.
+    pub retrain_every: Option<Interval>,
     /// By default ratio with trials, count where rows are counted, else value.
     pub kind: Option<&'a str>,
     /// NULL: each row is a point.
@@ -95,6 +105,7 @@ fn create_detector(
     on_missing: default!(Option<&str>, "NULL"),
     late_window: default!(Option<Interval>, "'0'"),
     features: default!(Option<Vec<Option<String>>>, "NULL"),
+    retrain_every: default!(Option<Interval>, "NULL"),
 ) -> SqlResult<String> {
     not_null!(
         anomaly_type,
@@ -137,7 +148,7 @@ fn create_detector(
         }
         None => FeedSetting::Points { features },
     };
-    create(Settings {
+    Ok(create(Settings {
         name,
         anomaly_type,
         strategy,
@@ -155,6 +166,7 @@ fn create_detector(
         fire_after,
         clear_after,
         max_entities,
+        retrain_every,
         kind,
         direction,
         min_effect,
@@ -165,16 +177,27 @@ fn create_detector(
         late_window,
         params: params.0,
         trained_by_caller: false,
-    })
+    })?
+    .detector)
+}
+
+/// A detector that was asked for.
+pub struct Created {
+    pub detector: String,
+    /// False for one that was there, with these settings.
+    pub is_new: bool,
 }
 
 /// Checks the settings and stores the detector, owned by the current user. The first detector of
 /// a database that has none makes it run; in a restored or copied one everything stays paused.
 ///
+/// One that the current user has registered before, with equal settings, is the answer: it keeps what it
+/// has learned, and is enabled.
+///
 /// # Errors
 /// 22023 for a setting out of range, 42P01/42703/42804/42501 for a source that cannot be read,
 /// 42710 when the id is taken, 25006 on a standby, 55000 for an owner that no worker can be.
-pub fn create(settings: Settings) -> SqlResult<String> {
+pub fn create(settings: Settings) -> SqlResult<Created> {
     if session::in_recovery() {
         return Err(report(
             PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
@@ -182,6 +205,120 @@ pub fn create(settings: Settings) -> SqlResult<String> {
         )
         .set_hint("create it on the primary; it runs there, and here after a promotion"));
     }
+    let owner = session::current_user();
+    let checked = check(settings, owner)?;
+    let Checked { detector, record, first_due } = &checked;
+    let columns: Vec<&str> = record.keys().map(String::as_str).collect();
+    let inserted = internal_rights::with(|| {
+        sql::execute(
+            "INSERT INTO anomaly.setting (database_oid, resumed_by) \
+             SELECT oid, $1::oid FROM pg_database WHERE datname = current_database() \
+                AND NOT EXISTS (SELECT FROM anomaly.detector) \
+                AND NOT EXISTS (SELECT FROM anomaly.monitor) \
+             ON CONFLICT DO NOTHING",
+            &[owner.into()],
+        )?;
+        let inserted = sql::execute(
+            &format!(
+                "INSERT INTO anomaly.detector ({columns}) \
+                 SELECT {columns} FROM jsonb_populate_record(NULL::anomaly.detector, $1) \
+                 ON CONFLICT DO NOTHING",
+                columns = columns.join(", ")
+            ),
+            &[JsonB(Value::Object(record.clone())).into()],
+        )?;
+        if inserted == 1 {
+            sql::execute(
+                "INSERT INTO anomaly.detector_state (detector, next_due) VALUES ($1, $2)",
+                &[detector.as_str().into(), first_due.map(sql::timestamptz).transpose()?.into()],
+            )?;
+        }
+        Ok(inserted)
+    })?;
+    if inserted == 0 {
+        register_again(&checked, owner)?;
+    }
+    if let Some(first_due) = first_due {
+        if !worker::is_preloaded() {
+            pgrx::warning!(
+                "detector \"{detector}\" will not run by itself: anomaly_detection is not in \
+                 shared_preload_libraries (add it and restart, or CALL anomaly.run_due())"
+            );
+        }
+        worker::notify_due(*first_due);
+    }
+    Ok(Created { detector: checked.detector, is_new: inserted == 1 })
+}
+
+/// Enables the detector of that id, if it is the current user's and has these settings.
+///
+/// # Errors
+/// 42710 that says which settings are others.
+fn register_again(checked: &Checked, owner: pg_sys::Oid) -> SqlResult<()> {
+    let detector = checked.detector.as_str();
+    let taken = |hint: String| {
+        report(
+            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+            format!("detector \"{detector}\" already exists"),
+        )
+        .set_hint(hint)
+    };
+    let existing = internal_rights::with(|| {
+        sql::row(
+            "SELECT owner::oid FROM anomaly.detector WHERE detector = $1",
+            &[detector.into()],
+            |row| row.must::<pg_sys::Oid>(1),
+        )
+    })?;
+    // Of another role, or of a transaction that this one does not see.
+    if existing != Some(owner) {
+        return Err(taken("give another name => '…'".to_owned()));
+    }
+    let differences = differences(detector, &checked.record)?;
+    if differences.is_empty() {
+        return enable::enable_row(&DetectorRow::load(detector)?);
+    }
+    Err(taken(format!(
+        "{}, or give another name => '…'",
+        alter_detector::how_to_have(detector, &differences)
+    )))
+}
+
+/// Which of these columns a detector has otherwise, with the values here as PostgreSQL writes them.
+pub fn differences(detector: &str, record: &Map<String, Value>) -> SqlResult<Map<String, Value>> {
+    // The table may have been renamed since: its name is kept for messages only.
+    let found = internal_rights::with(|| {
+        sql::row(
+            "SELECT COALESCE(jsonb_object_agg(n.key, n.value), '{}') \
+               FROM anomaly.detector d, jsonb_each(to_jsonb(d)) o, \
+                    jsonb_each(to_jsonb(jsonb_populate_record(d, $2))) n \
+              WHERE d.detector = $1 AND n.key = o.key AND n.value <> o.value \
+                AND n.key <> 'source_name'",
+            &[detector.into(), JsonB(Value::Object(record.clone())).into()],
+            |row| row.must::<JsonB>(1),
+        )
+    })?;
+    Ok(match found {
+        Some(JsonB(Value::Object(differences))) => differences,
+        _ => Map::new(),
+    })
+}
+
+/// Settings that were checked.
+pub struct Checked {
+    /// The id.
+    pub detector: String,
+    /// Columns of anomaly.detector by name. A detector that keeps its source keeps what tells of it.
+    pub record: Map<String, Value>,
+    /// When it runs for the first time, if it is scheduled.
+    pub first_due: Option<i64>,
+}
+
+/// Checks settings of a detector of this owner; reads nothing of the source but its columns.
+///
+/// # Errors
+/// As [`create`], but for the id.
+pub fn check(settings: Settings, owner: pg_sys::Oid) -> SqlResult<Checked> {
     let strategy = anomaly_core::strategy::resolve_name(settings.strategy).map_err(from_core)?;
     let sampling = settings.sampling()?;
     check_ranges(&settings)?;
@@ -201,12 +338,13 @@ pub fn create(settings: Settings) -> SqlResult<String> {
         ));
     }
 
-    let owner = session::current_user();
     let scheduled = first_due.is_some();
     if scheduled {
         check_login(owner)?;
     }
-    let resolved = match &settings.feed {
+    let mut record = Map::new();
+    let mut put = |column: &str, value: Value| record.insert(column.to_owned(), value);
+    let source_kind = match &settings.feed {
         FeedSetting::Source { text, columns } => {
             let source = Source::resolve(text)?;
             let columns = Columns::choose(&source, columns, &sampling)?;
@@ -220,21 +358,29 @@ pub fn create(settings: Settings) -> SqlResult<String> {
                 &[nothing.into(), nothing.into()],
                 |_| Ok(()),
             )?;
-            Some((source, columns))
+            let (name, query) = match source.relation {
+                Some(_) => (Some(source.text), None),
+                None => (None, Some(source.text)),
+            };
+            put("source_relation", json!(source.relation.map(|oid| oid.to_u32().to_string())));
+            put("source_name", json!(name));
+            put("source_query", json!(query));
+            put("value_column", json!(columns.value));
+            put("at_column", json!(columns.at));
+            put("entity_column", json!(columns.entity));
+            put("trials_column", json!(columns.trials));
+            put("category_columns", json!(columns.categories));
+            if source.relation.is_some() { "relation" } else { "query" }
         }
         FeedSetting::Points { features } => {
             process_data_point::check_features(features, settings.metric_name)?;
-            None
+            "points"
         }
-        FeedSetting::Samples { .. } => None,
-    };
-    let (source_kind, monitor) = match (&settings.feed, &resolved) {
-        (FeedSetting::Samples { monitor }, _) => ("samples", Some(*monitor)),
-        (FeedSetting::Points { .. }, _) => ("points", None),
-        (FeedSetting::Source { .. }, Some((source, _))) if source.relation.is_some() => {
-            ("relation", None)
+        FeedSetting::Samples { monitor } => {
+            put("monitor", json!(monitor));
+            "samples"
         }
-        (FeedSetting::Source { .. }, _) => ("query", None),
+        FeedSetting::Kept { source_kind, .. } => *source_kind,
     };
     if source_kind == "points" && scheduled {
         return Err(invalid(
@@ -243,99 +389,49 @@ pub fn create(settings: Settings) -> SqlResult<String> {
              anomaly.process_data_point",
         ));
     }
+    put("detector", json!(detector));
+    put("owner", json!(owner.to_u32().to_string()));
+    put("anomaly_type", json!(settings.anomaly_type));
+    put("strategy", json!(strategy));
+    put("metric_name", json!(settings.metric_name));
+    put("entity_type", json!(settings.entity_type));
+    put("source_kind", json!(source_kind));
+    put("feature_columns", json!(settings.features()));
+    put("every", interval_json(settings.every.as_ref()));
+    put("cron", json!(settings.cron));
+    put("time_zone", json!(settings.time_zone));
+    put("settle", interval_json(Some(&settings.settle)));
+    put("late_window", interval_json(Some(&settings.late_window)));
+    put("training_window", interval_json(Some(&settings.training_window)));
+    put("retrain_every", interval_json(settings.retrain_every.as_ref()));
+    put("min_data_points", json!(settings.min_data_points));
+    put("threshold", json!(settings.threshold));
+    put("alerts_per_day", json!(settings.alerts_per_day));
+    put("fire_after", json!(settings.fire_after));
+    put("clear_after", json!(settings.clear_after));
+    put("max_entities", json!(settings.max_entities));
+    put("kind", json!(sampling.kind.as_str()));
+    put("direction", json!(settings.direction));
+    put("min_effect", json!(settings.min_effect));
+    put("min_relative_effect", json!(settings.min_relative_effect));
+    put("bucket", interval_json(settings.bucket.as_ref()));
+    put("aggregate", json!(settings.aggregate));
+    put("on_missing", json!(sampling.on_missing.as_str()));
+    put("params", settings.params);
+    Ok(Checked { detector, record, first_due })
+}
 
-    let columns = resolved.as_ref().map(|(_, c)| c.clone());
-    let relation = resolved.as_ref().and_then(|(s, _)| s.relation);
-    let source_text = resolved.as_ref().map(|(s, _)| s.text.clone());
-    let inserted = internal_rights::with(|| {
-        sql::execute(
-            "INSERT INTO anomaly.setting (database_oid, resumed_by) \
-             SELECT oid, $1::oid FROM pg_database WHERE datname = current_database() \
-                AND NOT EXISTS (SELECT FROM anomaly.detector) \
-                AND NOT EXISTS (SELECT FROM anomaly.monitor) \
-             ON CONFLICT DO NOTHING",
-            &[owner.into()],
-        )?;
-        let inserted = sql::execute(
-            "INSERT INTO anomaly.detector (detector, owner, monitor, anomaly_type, strategy, \
-                metric_name, entity_type, source_kind, source_relation, source_name, \
-                source_query, value_column, at_column, entity_column, every, cron, time_zone, \
-                settle, training_window, min_data_points, threshold, alerts_per_day, fire_after, \
-                clear_after, max_entities, params, kind, trials_column, direction, min_effect, \
-                min_relative_effect, bucket, aggregate, on_missing, late_window, feature_columns, \
-                category_columns) \
-             VALUES ($1, $2::oid, $3, $4, $5, $6, $7, $8, $9::oid, $10, $11, $12, $13, $14, $15, \
-                $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, \
-                $32, $33, $34, $35, $36, $37) \
-             ON CONFLICT DO NOTHING",
-            &[
-                detector.as_str().into(),
-                owner.into(),
-                monitor.into(),
-                settings.anomaly_type.into(),
-                strategy.into(),
-                settings.metric_name.into(),
-                settings.entity_type.into(),
-                source_kind.into(),
-                relation.into(),
-                relation.and(source_text.as_deref()).into(),
-                if relation.is_none() { source_text.as_deref() } else { None }.into(),
-                columns.as_ref().and_then(|c| c.value.as_deref()).into(),
-                columns.as_ref().map(|c| c.at.as_str()).into(),
-                columns.as_ref().and_then(|c| c.entity.as_deref()).into(),
-                settings.every.into(),
-                settings.cron.into(),
-                settings.time_zone.into(),
-                settings.settle.into(),
-                settings.training_window.into(),
-                settings.min_data_points.into(),
-                settings.threshold.into(),
-                settings.alerts_per_day.into(),
-                settings.fire_after.into(),
-                settings.clear_after.into(),
-                settings.max_entities.into(),
-                JsonB(settings.params.clone()).into(),
-                sampling.kind.as_str().into(),
-                columns.as_ref().and_then(|c| c.trials.as_deref()).into(),
-                settings.direction.into(),
-                settings.min_effect.into(),
-                settings.min_relative_effect.into(),
-                settings.bucket.into(),
-                settings.aggregate.into(),
-                sampling.on_missing.as_str().into(),
-                settings.late_window.into(),
-                settings.features().to_vec().into(),
-                columns.as_ref().map(|c| c.categories.clone()).unwrap_or_default().into(),
-            ],
-        )?;
-        if inserted == 1 {
-            sql::execute(
-                "INSERT INTO anomaly.detector_state (detector, next_due) VALUES ($1, $2)",
-                &[detector.as_str().into(), first_due.map(sql::timestamptz).transpose()?.into()],
-            )?;
-        }
-        Ok(inserted)
-    })?;
-    if inserted == 0 {
-        return Err(report(
-            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
-            format!("detector \"{detector}\" already exists"),
+/// An interval as PostgreSQL reads it, whatever the session's settings are.
+fn interval_json(interval: Option<&Interval>) -> Value {
+    let text = interval.map(|interval| {
+        format!(
+            "{} months {} days {} microseconds",
+            interval.months(),
+            interval.days(),
+            interval.micros()
         )
-        .set_hint(format!(
-            "give another name => '…', or SELECT anomaly.drop_detector({})",
-            pgrx::spi::quote_literal(&detector)
-        )));
-    }
-    if let Some(first_due) = first_due {
-        if !worker::is_preloaded() {
-            pgrx::warning!(
-                "detector \"{detector}\" will not run by itself: anomaly_detection is not in \
-                 shared_preload_libraries (add it and restart, or CALL anomaly.run_due())"
-            );
-        }
-        worker::notify_due(first_due);
-    }
-    Ok(detector)
+    });
+    json!(text)
 }
 
 /// When a scheduled detector runs for the first time.
@@ -356,7 +452,7 @@ impl Settings<'_> {
     fn features(&self) -> &[String] {
         match &self.feed {
             FeedSetting::Source { columns, .. } => columns.features,
-            FeedSetting::Points { features } => features,
+            FeedSetting::Points { features } | FeedSetting::Kept { features, .. } => features,
             FeedSetting::Samples { .. } => &[],
         }
     }
@@ -368,6 +464,7 @@ impl Settings<'_> {
             kind: self.kind,
             trials: match &self.feed {
                 FeedSetting::Source { columns, .. } => columns.trials,
+                FeedSetting::Kept { trials, .. } => *trials,
                 FeedSetting::Samples { .. } | FeedSetting::Points { .. } => None,
             },
             bucket: self.bucket,
@@ -439,6 +536,12 @@ fn check_ranges(settings: &Settings) -> SqlResult<()> {
             "for example late_window => '1 hour'",
         ));
     }
+    if settings.retrain_every.as_ref().is_some_and(|every| interval_micros(every) < 60_000_000) {
+        return Err(invalid(
+            "retrain_every must be at least one minute",
+            "for example retrain_every => '7 days', or leave it out: models learn each point anyway",
+        ));
+    }
     if interval_micros(&settings.training_window) <= 0 {
         return Err(invalid(
             "training_window must be positive",
@@ -476,7 +579,7 @@ pub fn interval_micros(interval: &Interval) -> i128 {
 
 extension_sql!(
     r#"COMMENT ON FUNCTION anomaly.create_detector IS
-'registers a detector owned by the current role and answers its id; without source it is fed by process_data_point';"#,
+'registers a detector owned by the current role and answers its id, that of the one there is when all settings are equal; without source it is fed by process_data_point';"#,
     name = "create_detector_comment",
     requires = [create_detector]
 );

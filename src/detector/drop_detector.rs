@@ -15,9 +15,8 @@ use crate::{
 /// 42501 for somebody else's detector.
 #[pg_extern(schema = "anomaly", volatile, parallel_unsafe, strict)]
 fn drop_detector(detector: &str) -> SqlResult<bool> {
-    if DetectorRow::find_owned(detector)?.is_none() {
-        return Ok(false);
-    }
+    let Some(row) = DetectorRow::find_owned(detector)? else { return Ok(false) };
+    let detector = row.detector.as_str();
     internal_rights::with(|| {
         // First, because it waits for a scan that is running; what that raises is seen below.
         let deleted =

@@ -34,6 +34,7 @@ fn explain_detector(
     ErrorReport,
 > {
     let row = DetectorRow::load_owned(required(detector, "detector")?)?;
+    row.check_model_fits()?;
     Ok(TableIterator::new(explain(&row, entity)?))
 }
 

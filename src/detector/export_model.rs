@@ -30,6 +30,8 @@ fn export_model(
 ) -> SqlResult<Vec<u8>> {
     let detector = required(detector, "detector")?;
     let row = DetectorRow::load_owned(detector)?;
+    row.check_model_fits()?;
+    let detector = row.detector.as_str();
     let number = match (version, &row.model) {
         (Some(version), _) => version,
         (None, Some(active)) => active.version,

@@ -31,8 +31,8 @@ fn import_model(
     activate: default!(Option<bool>, "true"),
 ) -> SqlResult<i32> {
     not_null!(detector, model, activate);
-    DetectorRow::load_owned(detector)?;
-    let row = lock(detector)?;
+    let row = lock(&DetectorRow::load_owned(detector)?.detector)?;
+    let detector = row.detector.as_str();
     let exported = ExportedModel::decode(model).map_err(import_error)?;
     exported.check_settings(&export_model::settings(detector)?, detector).map_err(from_core)?;
     if exported.entities.len() > row.max_entities as usize {

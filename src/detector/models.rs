@@ -93,7 +93,8 @@ impl Version {
         }
     }
 
-    fn is_enough(&self, row: &DetectorRow) -> bool {
+    /// Whether it was trained on rows enough.
+    pub fn is_enough(&self, row: &DetectorRow) -> bool {
         self.trained_rows >= i64::from(row.min_data_points)
     }
 }
@@ -153,7 +154,9 @@ pub fn activate(
         // A scan goes on where this leaves it, and never back.
         sql::execute(
             "UPDATE anomaly.detector_state s SET status = $2, status_reason = $3, \
-                status_hint = NULL, watermark = GREATEST(watermark, $4), \
+                status_hint = NULL, needs_training = false, retrain_requested = false, \
+                retry_training_at = NULL, \
+                watermark = GREATEST(watermark, $4), \
                 last_training_time = COALESCE($5, last_training_time), \
                 entities_skipped = COALESCE($6, entities_skipped), \
                 consecutive_failures = CASE s.status WHEN 'broken' THEN 0 \
@@ -173,6 +176,15 @@ pub fn activate(
             ],
         )
     })?;
+    if row.needs_training {
+        // Nobody can return to a version of other settings.
+        internal_rights::with(|| {
+            sql::execute(
+                "DELETE FROM anomaly.model WHERE detector = $1 AND NOT active",
+                &[row.detector.as_str().into()],
+            )
+        })?;
+    }
     alerts::resolve_all_but(&row.detector, &states.open_alerts())?;
     keep_latest(&row.detector)?;
     if row.status == "broken" {

@@ -35,8 +35,9 @@ fn rollback_model(
     ErrorReport,
 > {
     let detector = required(detector, "detector")?;
-    DetectorRow::load_owned(detector)?;
-    let row = lock(detector)?;
+    let row = lock(&DetectorRow::load_owned(detector)?.detector)?;
+    row.check_model_fits()?;
+    let detector = row.detector.as_str();
     let number = match version {
         Some(version) => version,
         None => version_before(&row)?,

@@ -3,7 +3,7 @@
 //! The window is (watermark, now − settle]. States, alerts and the watermark are written together,
 //! so whatever dies in between, each point is judged once and each episode stored once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anomaly_core::{Detector, EntityState, Point, gaps::Arrival};
 use pgrx::{datum::TimestampWithTimeZone, pg_sys::panic::ErrorReport, prelude::*};
@@ -14,6 +14,7 @@ use crate::{
         batch::Batch,
         catalog::{DetectorRow, Feed},
         late::LateWindow,
+        sampling::Sampling,
         source::read_query,
         states::{EntityStates, decode_shared},
         train,
@@ -208,7 +209,13 @@ impl Judging<'_> {
 /// Scans in the current transaction as the detector's owner: the work of the scan worker, of
 /// `anomaly.scan` and of `anomaly.run_due`. A detector that was never trained is trained instead.
 pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
-    let row = lock(detector)?;
+    let began = Instant::now();
+    let mut row = lock(detector)?;
+    if row.needs_training {
+        // Its settings were altered: the model becomes one of these, and then goes on.
+        train::execute(&row)?;
+        row = DetectorRow::load(detector)?;
+    }
     let Some(model) = &row.model else {
         let trained = train::execute(&row)?;
         return Ok(ScanSummary {
@@ -333,7 +340,8 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
         sql::execute(
             "UPDATE anomaly.detector_state SET watermark = $2, \
                 points_processed = points_processed + $3, \
-                anomalies_detected = anomalies_detected + $4, entities_skipped = $5 \
+                anomalies_detected = anomalies_detected + $4, entities_skipped = $5, \
+                detection_times = $6 \
              WHERE detector = $1",
             &[
                 detector.into(),
@@ -341,13 +349,23 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
                 (points_scored + points_late).into(),
                 anomalies.into(),
                 summary.entities_skipped.into(),
+                durations(&row, summary.points_scored, began).into(),
             ],
         )
     })?;
     if row.status == "warming" {
         train::leave_warming(&row, until)?;
+    } else if row.retraining_due {
+        train::on_schedule(detector)?;
     }
     Ok(summary)
+}
+
+/// How long detections took, with these, as it is stored.
+pub fn durations(row: &DetectorRow, points: i64, began: Instant) -> Vec<f64> {
+    let mut durations = row.durations.clone();
+    durations.add(points.max(0) as u64, began.elapsed().as_secs_f64() * 1e3);
+    durations.to_array()
 }
 
 /// Judges one point; whether it was anomalous, `None` when its entity is not modelled.
@@ -388,27 +406,11 @@ pub fn read_points(
     until: i64,
     each: &mut dyn FnMut(&stream::Row) -> SqlResult<()>,
 ) -> SqlResult<()> {
-    let bounds = [stream::Param::TimestampTz(Some(from)), stream::Param::TimestampTz(Some(until))];
     match &row.feed {
         Feed::Relation { .. } | Feed::Query { .. } => {
             let Some((source, columns)) = row.source()? else { return Ok(()) };
             let query = read_query(&source, columns, &row.sampling, &row.time_zone)?;
-            let Some(bucket) = &row.sampling.bucket else {
-                return stream::for_each_row(&query, &bounds, each);
-            };
-            let (first, end) = (bucket.first_from(from), bucket.first_from(until));
-            let bounds = [
-                bucket.start(first).saturating_sub(bucket.slack()),
-                bucket.start(end).saturating_add(bucket.slack()),
-            ];
-            let bounds = bounds.map(|at| stream::Param::TimestampTz(Some(at)));
-            stream::for_each_row(&query, &bounds, &mut |read| match read
-                .int8(0)
-                .map(|bin| bucket.index_of_bin(bin))
-            {
-                Some(index) if (first..end).contains(&index) => each(read),
-                _ => Ok(()),
-            })
+            read_source(&query, &row.sampling, from, until, each)
         }
         Feed::Samples | Feed::Points { .. } => {
             // Few slots named keep the planner from looking at all of the ring.
@@ -429,12 +431,43 @@ pub fn read_points(
                  WHERE owner = {}::oid AND metric = $3 AND at > $1 AND at <= $2 {slots} ORDER BY at",
                 row.owner.to_u32()
             );
-            let [from, until] = bounds;
-            let mut params = vec![from, until, stream::Param::Text(&row.metric_name)];
+            let mut params = vec![
+                stream::Param::TimestampTz(Some(from)),
+                stream::Param::TimestampTz(Some(until)),
+                stream::Param::Text(&row.metric_name),
+            ];
             params.extend(row.features().iter().map(|name| stream::Param::Text(name)));
             internal_rights::with(|| stream::for_each_row(&query, &params, each))
         }
     }
+}
+
+/// Reads the points of (from, until] by a query of [`read_query`]. Of buckets, those that begin in
+/// [from, until).
+pub fn read_source(
+    query: &str,
+    sampling: &Sampling,
+    from: i64,
+    until: i64,
+    each: &mut dyn FnMut(&stream::Row) -> SqlResult<()>,
+) -> SqlResult<()> {
+    let Some(bucket) = &sampling.bucket else {
+        let bounds = [from, until].map(|at| stream::Param::TimestampTz(Some(at)));
+        return stream::for_each_row(query, &bounds, each);
+    };
+    let (first, end) = (bucket.first_from(from), bucket.first_from(until));
+    let bounds = [
+        bucket.start(first).saturating_sub(bucket.slack()),
+        bucket.start(end).saturating_add(bucket.slack()),
+    ];
+    let bounds = bounds.map(|at| stream::Param::TimestampTz(Some(at)));
+    stream::for_each_row(query, &bounds, &mut |read| match read
+        .int8(0)
+        .map(|bin| bucket.index_of_bin(bin))
+    {
+        Some(index) if (first..end).contains(&index) => each(read),
+        _ => Ok(()),
+    })
 }
 
 /// Slots of the ring of `anomaly.sample`, one a day.

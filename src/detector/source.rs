@@ -107,7 +107,7 @@ impl Source {
     }
 
     /// What stands behind FROM.
-    fn table_expression(&self) -> String {
+    pub fn table_expression(&self) -> String {
         match self.relation {
             Some(_) => self.text.clone(),
             None => format!("({}\n)", self.text),
@@ -140,6 +140,24 @@ impl Source {
             }
         }
         Ok(None)
+    }
+
+    /// Whether there is a column of that name.
+    pub fn has_column(&self, name: &str) -> bool {
+        self.columns.iter().any(|column| column.name == name)
+    }
+
+    /// The column of that name.
+    ///
+    /// # Errors
+    /// 42703 with the nearest name.
+    pub fn named(&self, name: &str) -> SqlResult<&str> {
+        self.column(name).map(|column| column.name.as_str())
+    }
+
+    /// The first column that holds times.
+    pub fn first_time(&self) -> Option<&str> {
+        self.columns.iter().find(|column| is_time(column.base_type)).map(|c| c.name.as_str())
     }
 
     fn label(&self) -> &str {
@@ -256,7 +274,7 @@ impl Columns {
     }
 
     /// Which features are categories.
-    fn kinds(&self) -> Vec<bool> {
+    pub fn kinds(&self) -> Vec<bool> {
         self.features.iter().map(|feature| self.is_category(feature)).collect()
     }
 
@@ -347,6 +365,19 @@ pub fn read_all_query(
         quoted(&columns.at)
     );
     Ok(sampling.aggregated(&rows, columns.value.is_some(), &columns.kinds()))
+}
+
+/// The query for the latest finite time.
+pub fn latest_query(
+    source: &Source,
+    columns: &Columns,
+    sampling: &Sampling,
+    time_zone: &str,
+) -> SqlResult<String> {
+    Ok(format!(
+        "SELECT pg_catalog.max(r.at) FROM ({}) AS r (at) WHERE pg_catalog.isfinite(r.at)",
+        select_rows(source, columns, sampling, time_zone)?
+    ))
 }
 
 /// Columns `at timestamptz, value, entity text, trials float8`, then the further ones, float8 or text;

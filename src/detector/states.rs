@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use anomaly_core::{Detector, EntityState, Episode, Error, Phase, gaps::Presence};
+use anomaly_core::{
+    Detector, EntityState, Episode, Error, Phase, detector::standing, gaps::Presence,
+};
 use pgrx::{PgSqlErrorCode, pg_sys::panic::ErrorReport};
 
 use crate::{
@@ -82,10 +84,7 @@ pub struct EntityStates {
 
 /// Episode and presence of each entity in the active version. A damaged state is what retraining
 /// repairs, and rolling back avoids: there is nothing to take over from it.
-fn going_on(
-    row: &DetectorRow,
-    core: &Detector,
-) -> SqlResult<Vec<(String, Episode, Option<Presence>)>> {
+fn going_on(row: &DetectorRow) -> SqlResult<Vec<(String, Episode, Option<Presence>)>> {
     let mut found = Vec::new();
     let Some(active) = &row.model else { return Ok(found) };
     // One after the other: those that are learned anew take memory enough.
@@ -93,8 +92,8 @@ fn going_on(
         ALL,
         &[stream::Param::Text(&row.detector), stream::Param::Int8(active.version.into())],
         &mut |entity, payload| {
-            if let Ok(state) = core.decode_state(&payload) {
-                found.push((entity, state.episode, state.presence));
+            if let Ok((episode, presence)) = standing(&payload) {
+                found.push((entity, episode, presence));
             }
         },
     )?;
@@ -320,7 +319,7 @@ impl EntityStates {
     /// Takes over what was going on in the states of the active version: an episode that is open stays
     /// open when the baseline is learned anew.
     pub fn keep_episodes(&mut self, row: &DetectorRow, core: &Detector) -> SqlResult<()> {
-        for (entity, episode, presence) in going_on(row, core)? {
+        for (entity, episode, presence) in going_on(row)? {
             if episode.phase != Phase::Quiet
                 && let Some((_, new)) = self.get(&row.detector, core, entity.as_bytes())?
             {
@@ -347,7 +346,7 @@ impl EntityStates {
             limits.at_row().map_err(from_core)?;
             item.decoded(&row.detector, core, &self.guidances)?.1.detach();
         }
-        for (entity, episode, presence) in going_on(row, core)? {
+        for (entity, episode, presence) in going_on(row)? {
             if (presence.is_some()
                 || episode.phase != Phase::Quiet
                 || self.index.contains_key(entity.as_bytes()))

@@ -3,19 +3,26 @@
 use std::{collections::HashMap, ops::RangeInclusive};
 
 use anomaly_core::{EntityState, gaps::Arrival};
-use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
+use pgrx::{
+    JsonB,
+    pg_sys::panic::ErrorReport,
+    prelude::*,
+    spi::{quote_identifier, quote_literal},
+};
+use serde_json::Value;
 
 use crate::{
     detector::{
-        catalog::DetectorRow,
+        catalog::{DetectorRow, Feed},
         exclude,
         models::{self, Standing, Version},
-        scan::{lock, read_points},
+        scan::{lock, read_points, read_source},
+        source::{self, Columns, Named, Source},
         states::EntityStates,
     },
-    error::{SqlResult, from_core, report},
+    error::{SqlResult, from_core, invalid, report, required},
     limits::TrainingLimits,
-    pg::{internal_rights, session},
+    pg::{internal_rights, session, stream, subxact},
     sql, worker,
 };
 
@@ -28,15 +35,26 @@ pub struct Trained {
     pub status: String,
     pub trained_rows: i64,
     pub entities: i64,
-    pub version: i32,
+    /// The active version, `None` where there is none.
+    pub version: Option<i32>,
+    /// Whether there were rows enough.
+    pub is_enough: bool,
 }
 
 /// Trains a detector on the last `training_window` of its data and makes the new model version the
 /// active one. Too few rows are not an error: the status is then `warming (n of N)`.
+///
+/// On rows that are passed, as a table, a query or a JSON array, it is trained instead of its own; the
+/// window ends with the latest of them. Too few of them are refused, and everything stays as it was.
+///
+/// # Errors
+/// 42704 and 42501 for the detector; those of `create_detector` for a source.
 #[allow(clippy::type_complexity)]
-#[pg_extern(schema = "anomaly", volatile, parallel_unsafe, strict)]
+#[pg_extern(schema = "anomaly", volatile, parallel_unsafe)]
 fn train(
-    detector: &str,
+    detector: Option<&str>,
+    source: default!(Option<&str>, "NULL"),
+    rows: default!(Option<JsonB>, "NULL"),
 ) -> Result<
     TableIterator<
         'static,
@@ -44,20 +62,27 @@ fn train(
             name!(status, String),
             name!(trained_rows, i64),
             name!(entities, i64),
-            name!(model_version, i32),
+            name!(model_version, Option<i32>),
         ),
     >,
     ErrorReport,
 > {
-    let row = DetectorRow::load_owned(detector)?;
-    if !row.runs_here() {
-        return Err(report(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("detector \"{detector}\" runs its query only as its owner"),
-        )
-        .set_hint("log in as the owner (SET ROLE does not suffice)"));
-    }
-    let trained = execute(&lock(detector)?)?;
+    let row = DetectorRow::load_owned(required(detector, "detector")?)?;
+    let given = match (source, rows) {
+        (Some(_), Some(_)) => {
+            return Err(invalid("both source and rows are given", "give one of them"));
+        }
+        (Some(source), None) => Some(Given::of_source(&row, source)?),
+        (None, Some(rows)) => Some(Given::of_rows(&row, &rows.0)?),
+        (None, None) => None,
+    };
+    let trained = match given {
+        Some(given) => learn(&lock(&row.detector)?, given.until, Some(&given.query))?,
+        None => {
+            check_runs_here(&row)?;
+            execute(&lock(&row.detector)?)?
+        }
+    };
     Ok(TableIterator::once((
         trained.status,
         trained.trained_rows,
@@ -66,12 +91,205 @@ fn train(
     )))
 }
 
+/// Trains every enabled detector that the caller may train, or those of one anomaly type. One that cannot
+/// be trained does not stop the others: its row says why.
+///
+/// # Errors
+/// 22023 for an unknown anomaly type.
+#[pg_extern(schema = "anomaly", volatile, parallel_unsafe)]
+fn train_all(
+    anomaly_type: default!(Option<&str>, "NULL"),
+) -> Result<
+    TableIterator<
+        'static,
+        (name!(detector, String), name!(trained, bool), name!(reason, Option<String>)),
+    >,
+    ErrorReport,
+> {
+    if let Some(anomaly_type) = anomaly_type {
+        anomaly_core::strategy::anomaly_type_info(anomaly_type).map_err(from_core)?;
+    }
+    let detectors = sql::rows(
+        "SELECT detector FROM anomaly.detectors \
+          WHERE enabled AND pg_catalog.pg_has_role(CURRENT_USER, owner, 'USAGE') \
+            AND ($1 IS NULL OR anomaly_type OPERATOR(pg_catalog.=) $1) ORDER BY detector",
+        &[anomaly_type.into()],
+        |row| row.must::<String>(1),
+    )?;
+    let mut rows = Vec::with_capacity(detectors.len());
+    for detector in detectors {
+        let trained = subxact::attempt(|| {
+            check_runs_here(&DetectorRow::load(&detector)?)?;
+            execute(&lock(&detector)?)
+        });
+        let (trained, reason) = match trained {
+            Ok(trained) => (trained.is_enough, (!trained.is_enough).then_some(trained.status)),
+            Err(caught) => (false, Some(caught.message)),
+        };
+        rows.push((detector, trained, reason));
+    }
+    Ok(TableIterator::new(rows))
+}
+
 extension_sql!(
-    r#"COMMENT ON FUNCTION anomaly.train(text) IS
-'learns a detector''s baselines anew from its training window and activates them';"#,
+    r#"
+COMMENT ON FUNCTION anomaly.train(text, text, jsonb) IS
+'learns a detector''s baselines anew from its training window, or from the rows that are passed, and activates them';
+COMMENT ON FUNCTION anomaly.train_all(text) IS
+'trains the caller''s enabled detectors, or those of one anomaly type; for each whether it was trained, and why not';
+"#,
     name = "train_comment",
-    requires = [train]
+    requires = [train, train_all]
 );
+
+fn check_runs_here(row: &DetectorRow) -> SqlResult<()> {
+    if row.runs_here() {
+        return Ok(());
+    }
+    Err(report(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        format!("detector \"{}\" runs its query only as its owner", row.detector),
+    )
+    .set_hint("log in as the owner (SET ROLE does not suffice)"))
+}
+
+/// Rows that somebody passed, which are read as the caller.
+struct Given {
+    /// As [`source::read_query`] makes it.
+    query: String,
+    /// The time of the latest.
+    until: i64,
+}
+
+impl Given {
+    /// A table or query whose columns are named as the detector's, or as the keys of a data point.
+    fn of_source(row: &DetectorRow, text: &str) -> SqlResult<Given> {
+        if text.trim_start().starts_with('[') {
+            let rows = serde_json::from_str(text).map_err(|error| {
+                invalid(format!("the rows are not valid JSON: {error}"), ROWS_EXAMPLE)
+            })?;
+            return Self::of_rows(row, &rows);
+        }
+        let source = Source::resolve(text)?;
+        let first_of =
+            |names: &[&'static str]| names.iter().copied().find(|name| source.has_column(name));
+        let own = row.columns();
+        let named = Named {
+            value: match own {
+                Some(columns) => columns.value.as_deref(),
+                None if source.has_column(&row.metric_name) => Some(&row.metric_name),
+                None => first_of(&["value"]),
+            },
+            at: match own {
+                Some(columns) => Some(&columns.at),
+                None => first_of(&["timestamp", "at"]),
+            },
+            entity: match own {
+                Some(columns) => columns.entity.as_deref(),
+                None => first_of(&["entity_id", "entity"]),
+            },
+            trials: own.and_then(|columns| columns.trials.as_deref()),
+            features: row.features(),
+        };
+        Self::of_columns(row, &source, &named)
+    }
+
+    /// A JSON array of objects; keys as of a data point, or the names of the detector's columns.
+    fn of_rows(row: &DetectorRow, rows: &Value) -> SqlResult<Given> {
+        let Some(array) = rows.as_array() else {
+            return Err(invalid("the rows are not a JSON array", ROWS_EXAMPLE));
+        };
+        if let Some(other) = array.iter().find(|element| !element.is_object()) {
+            return Err(invalid(format!("the row {other} is not a JSON object"), ROWS_EXAMPLE));
+        }
+        let own = row.columns();
+        let key =
+            |name: &str| format!("(r.point OPERATOR(pg_catalog.->>) {})", quote_literal(name));
+        let first_of = |own: Option<&str>, others: &[&str]| {
+            let keys: Vec<String> = own.iter().chain(others).map(|name| key(name)).collect();
+            format!("COALESCE({})", keys.join(", "))
+        };
+        let value_name = match own {
+            Some(columns) => columns.value.as_deref(),
+            None => Some(row.metric_name.as_str()),
+        };
+        let value_type = if row.sampling.aggregate.counts() { "text" } else { "float8" };
+        let mut columns = vec![
+            format!(
+                "{}::pg_catalog.timestamptz AS at",
+                first_of(own.map(|c| c.at.as_str()), &["timestamp", "at"])
+            ),
+            format!("{}::pg_catalog.{value_type} AS value", first_of(value_name, &["value"])),
+            format!(
+                "{} AS entity",
+                first_of(own.and_then(|c| c.entity.as_deref()), &["entity_id", "entity"])
+            ),
+            format!(
+                "{}::pg_catalog.float8 AS trials",
+                first_of(own.and_then(|c| c.trials.as_deref()), &["trials"])
+            ),
+        ];
+        // Names of the detector's, which may be those of the columns above.
+        let names: Vec<String> =
+            (1..=row.features().len()).map(|i| format!("feature {i}")).collect();
+        for (name, alias) in row.features().iter().zip(&names) {
+            let text = format!(
+                "COALESCE(((r.point OPERATOR(pg_catalog.->) 'features') OPERATOR(pg_catalog.->>) {}), {})",
+                quote_literal(name),
+                key(name)
+            );
+            let is_category = own.is_some_and(|columns| columns.categories.contains(name));
+            let feature = if is_category {
+                text
+            } else {
+                format!(
+                    "(CASE WHEN {text} OPERATOR(pg_catalog.=) 'true' THEN '1' \
+                         WHEN {text} OPERATOR(pg_catalog.=) 'false' THEN '0' ELSE {text} END)\
+                     ::pg_catalog.float8"
+                )
+            };
+            columns.push(format!("{feature} AS {}", quote_identifier(alias)));
+        }
+        let query = format!(
+            "SELECT {} FROM pg_catalog.jsonb_array_elements({}::pg_catalog.jsonb) AS r (point)",
+            columns.join(", "),
+            quote_literal(rows.to_string())
+        );
+        let has_trials = own.is_some_and(|columns| columns.trials.is_some());
+        let counts_rows = own.is_some_and(|columns| columns.value.is_none());
+        let named = Named {
+            value: (!counts_rows).then_some("value"),
+            at: Some("at"),
+            entity: Some("entity"),
+            trials: has_trials.then_some("trials"),
+            features: &names,
+        };
+        Self::of_columns(row, &Source::resolve(&query)?, &named)
+    }
+
+    fn of_columns(row: &DetectorRow, source: &Source, named: &Named) -> SqlResult<Given> {
+        let columns = Columns::choose(source, named, &row.sampling)?;
+        let numbers = || vec![false; row.features().len()];
+        if columns.kinds() != row.columns().map_or_else(numbers, Columns::kinds) {
+            return Err(report(
+                PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+                "features are numbers where the detector has categories, or the other way round",
+            )
+            .set_hint("SELECT feature_columns FROM anomaly.detectors; cast them to what they are there"));
+        }
+        let latest = sql::row(
+            &source::latest_query(source, &columns, &row.sampling, &row.time_zone)?,
+            &[],
+            |row| row.micros(1),
+        )?;
+        Ok(Given {
+            query: source::read_query(source, &columns, &row.sampling, &row.time_zone)?,
+            until: latest.flatten().unwrap_or(i64::MAX).min(session::now()),
+        })
+    }
+}
+
+const ROWS_EXAMPLE: &str = r#"for example '[{"timestamp": "2026-01-31T12:00:00Z", "value": 0.7}]'"#;
 
 /// Trains in the current transaction; the caller holds the detector's lock.
 pub fn execute(row: &DetectorRow) -> SqlResult<Trained> {
@@ -82,6 +300,36 @@ pub fn execute(row: &DetectorRow) -> SqlResult<Trained> {
 /// As [`execute`], on everything up to now: for points that were brought, not scanned.
 pub fn execute_all(row: &DetectorRow) -> SqlResult<Trained> {
     train_until(row, session::now())
+}
+
+/// The training that `retrain_every`, or what people have said, asks for. One that fails leaves the model as it is and is tried
+/// again after a tenth of the time, or ten minutes: detection goes on.
+pub fn on_schedule(detector: &str) -> SqlResult<()> {
+    let row = DetectorRow::load(detector)?;
+    // A run that was cancelled because it took too long may have been so because of this: the next
+    // one judges only.
+    let failure = if row.consecutive_failures > 0 {
+        "put off, because the last run has failed".to_owned()
+    } else {
+        let trained = subxact::attempt(|| match row.feed {
+            Feed::Points { .. } => execute_all(&row),
+            _ => execute(&row),
+        });
+        match trained {
+            Ok(_) => return Ok(()),
+            Err(caught) => caught.message,
+        }
+    };
+    internal_rights::with(|| {
+        sql::execute(
+            "UPDATE anomaly.detector_state s SET \
+                retry_training_at = $2 + COALESCE(d.retrain_every / 10, '10 minutes'), \
+                status_reason = 'scheduled training: ' || $3 \
+             FROM anomaly.detector d WHERE d.detector = s.detector AND s.detector = $1",
+            &[detector.into(), sql::timestamptz(session::now())?.into(), failure.into()],
+        )
+    })?;
+    Ok(())
 }
 
 /// A warming detector that has seen enough points by now is trained, so that its baselines and its
@@ -102,6 +350,12 @@ pub fn leave_warming(row: &DetectorRow, until: i64) -> SqlResult<()> {
 }
 
 fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
+    learn(row, until, None)
+}
+
+/// Learns the training window that ends at `until`: of the detector's own points, or by a query for
+/// rows that were passed.
+fn learn(row: &DetectorRow, until: i64, given: Option<&str>) -> SqlResult<Trained> {
     let core = row.detection(None)?;
     let mut limits = TrainingLimits::begin("training");
     let mut shared = core.new_state();
@@ -126,7 +380,7 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
     };
     let mut entity = Vec::new();
     let mut features = row.new_features();
-    read_points(row, from, until, &mut |read| {
+    let mut take = |read: &stream::Row| {
         rows_read += 1;
         if rows_read.is_multiple_of(TICK_ROWS) {
             pgrx::check_for_interrupts!();
@@ -142,7 +396,11 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
         row.sampling.arrive(state, &reading, &features.values, &mut |state, arrival| {
             learn(&entity, state, arrival)
         })
-    })?;
+    };
+    match given {
+        Some(query) => read_source(query, &row.sampling, from, until, &mut take)?,
+        None => read_points(row, from, until, &mut take)?,
+    }
     if row.sampling.fills_silence() {
         states.for_each(&row.detector, &core, &mut |name, state| {
             let entity = name.as_bytes();
@@ -150,6 +408,23 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
         })?;
     }
 
+    if given.is_some() {
+        if learned < i64::from(row.min_data_points) {
+            return Ok(Trained {
+                status: format!(
+                    "refused: {learned} of {rows_read} rows are usable, {} are needed \
+                     (min_data_points)",
+                    row.min_data_points
+                ),
+                trained_rows: learned,
+                entities: states.len() as i64,
+                version: row.model.as_ref().map(|model| model.version),
+                is_enough: false,
+            });
+        }
+        // Where the rows end is no place in the detector's own series.
+        states.detach();
+    }
     states.keep_episodes(row, &core)?;
     shared.entities = states.len() as u64;
     let (skipped, skipped_names) = states.skipped();
@@ -175,7 +450,7 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
     };
     let standing = Standing {
         reason,
-        watermark: Some(until),
+        watermark: given.is_none().then_some(until),
         trained_at: Some(trained_at),
         skipped: Some(skipped as i64),
     };
@@ -186,7 +461,8 @@ fn train_until(row: &DetectorRow, until: i64) -> SqlResult<Trained> {
         status: version.status(row),
         trained_rows: learned,
         entities: version.entities,
-        version: number,
+        version: Some(number),
+        is_enough: version.is_enough(row),
     })
 }
 

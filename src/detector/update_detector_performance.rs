@@ -27,6 +27,7 @@ fn update_detector_performance(
 ) -> SqlResult<f64> {
     not_null!(detector, member, true_positives, false_positives, true_negatives, false_negatives);
     let row = DetectorRow::load_owned(detector)?;
+    let detector = row.detector.as_str();
     let members = row.detection(None)?.strategy().members();
     if members.is_empty() {
         return Err(invalid(

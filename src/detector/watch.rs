@@ -12,7 +12,7 @@ use pgrx::{
 use crate::{
     detector::{
         catalog::DetectorRow,
-        create_detector::{FeedSetting, Settings, create},
+        create_detector::{Created, FeedSetting, Settings, create},
         sampling::{Sampling, Wanted},
         scan::lock,
         source::{Columns, Named, Source, feature_names},
@@ -60,6 +60,7 @@ fn watch(
     on_missing: default!(Option<&str>, "NULL"),
     late_window: default!(Option<Interval>, "'0'"),
     features: default!(Option<Vec<Option<String>>>, "NULL"),
+    retrain_every: default!(Option<Interval>, "NULL"),
 ) -> Result<
     TableIterator<
         'static,
@@ -119,7 +120,7 @@ fn watch(
         (Some(every), _) => format!("every {}", interval_text(*every)?),
         (None, cron) => format!("at {} ({time_zone})", cron.unwrap_or_default()),
     };
-    let detector = create(Settings {
+    let Created { detector, is_new } = create(Settings {
         name: Some(name.unwrap_or(&default_name)),
         anomaly_type,
         strategy,
@@ -146,6 +147,7 @@ fn watch(
         fire_after,
         clear_after,
         max_entities,
+        retrain_every,
         kind,
         direction,
         min_effect,
@@ -185,7 +187,10 @@ fn watch(
             None => format!("about {alerts_per_day} alerts a day on quiet data"),
         }
     );
-    let status = if row.runs_here() {
+    let status = if !is_new && row.model.is_some() {
+        chosen.push_str("; has been there with these settings, and keeps what it has learned");
+        row.status.clone()
+    } else if row.runs_here() {
         let trained = train::execute(&lock(&detector)?)?;
         chosen.push_str(&format!(
             "; trained on {} rows of {} entities",

@@ -1,6 +1,13 @@
 //! Catching an error of a piece of work and going on: the only way PostgreSQL allows it.
 
-use pgrx::pg_sys::panic::CaughtError;
+use std::panic::AssertUnwindSafe;
+
+use pgrx::{
+    PgSqlErrorCode, PgTryBuilder, pg_sys,
+    pg_sys::panic::{CaughtError, ErrorReport, ErrorReportable},
+};
+
+use crate::error::{SqlResult, report};
 
 /// An error that was caught and whose work was rolled back.
 #[derive(Debug, Clone, Default)]
@@ -11,13 +18,40 @@ pub struct Caught {
     pub hint: Option<String>,
 }
 
+impl Caught {
+    /// Whether it says nothing about what was done: another session was in the way, and the same may
+    /// work a moment later.
+    pub fn is_transient(&self) -> bool {
+        // serialization_failure, deadlock_detected, object_in_use, lock_not_available
+        ["40001", "40P01", "55006", "55P03"].contains(&self.sqlstate.as_str())
+    }
+
+    /// The error again, to be raised after all.
+    pub fn into_report(self) -> ErrorReport {
+        let code = self
+            .sqlstate
+            .bytes()
+            .rev()
+            .fold(0i32, |packed, c| packed << 6 | i32::from(c.wrapping_sub(b'0') & 0x3f));
+        let mut error = report(PgSqlErrorCode::from(code), self.message);
+        if let Some(detail) = self.detail {
+            error = error.set_detail(detail);
+        }
+        if let Some(hint) = self.hint {
+            error = error.set_hint(hint);
+        }
+        error
+    }
+}
+
+/// As [`run`], for work that answers its errors.
+pub fn attempt<R>(work: impl FnOnce() -> SqlResult<R>) -> Result<R, Caught> {
+    run(|| work().unwrap_or_report())
+}
+
 /// Runs `work` in a subtransaction: committed when it returns, rolled back when it raises. Cancel
 /// (57014) and shutdown (57P01) are never swallowed.
-#[cfg(any(test, feature = "pg_test"))]
 pub fn run<R>(work: impl FnOnce() -> R) -> Result<R, Caught> {
-    use pgrx::{PgTryBuilder, pg_sys};
-    use std::panic::AssertUnwindSafe;
-
     // SAFETY: the protocol of plpgsql's exception blocks: remember context and owner, begin, and
     // put both back after the release or the rollback, because each of them changes both.
     unsafe {

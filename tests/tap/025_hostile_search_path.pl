@@ -178,7 +178,15 @@ SELECT metric, value, features FROM anomaly.samples WHERE metric OPERATOR(pg_cat
 SELECT anomaly.create_detector('system_cpu', 'adaptive', 'shared', name => 'voted');
 SELECT anomaly.update_detector_performance('voted', 'zscore', 3, 1, 0, 2);
 SELECT member, true_positives, false_positives, false_negatives, f1_score FROM anomaly.member_performances ORDER BY member;
+SELECT changed, effect FROM anomaly.alter_detector('created', '{"alerts_per_day": 2, "threshold": null, "settle": "1 s"}');
+SELECT changed, effect FROM anomaly.alter_detector('created', '{"alerts_per_day": 1, "threshold": 6, "settle": "0 s"}');
+SELECT changed FROM anomaly.alter_detector('featured', '{"strategy": "mad", "features": null}');
+SELECT changed FROM anomaly.alter_detector('watched', '{"source": "SELECT at, v, i FROM data.points", "strategy": "zscore"}');
+SELECT anomaly.unregister('watched'), anomaly.enable('watched');
 SELECT anomaly.create_detector('system_cpu', 'mad', 'load', min_data_points => 3, threshold => 6);
+SELECT detector, trained, reason FROM anomaly.train_all('system_cpu');
+SELECT status, trained_rows FROM anomaly.train('created', 'data.points');
+SELECT status, trained_rows FROM anomaly.train('featured', rows => '[{"timestamp": "2026-01-01", "value": 1}, {"timestamp": "2026-01-02", "value": 2}, {"timestamp": "2026-01-03", "value": 3}]');
 SELECT anomaly.check_alert_filter('{data_drift}', 'open', 3, 0), anomaly.severity_ranks('{info,emergency}');
 SELECT detector, entity, severity, value FROM anomaly.get_alerts('-infinity', 'infinity', '{system_cpu,data_outlier}', '{emergency,critical,warning,info}', skip_rows => 0, before_id => 9223372036854775807);
 SELECT detector, entity, severity, value FROM anomaly.get_alerts('-infinity', 'infinity', '{data_outlier}', '{emergency}', 'one', NULL, 'created', 'resolved');

@@ -1,4 +1,4 @@
--- What programs ask the engine: alerts by filter and page.
+-- What programs ask the engine: alerts by filter and page, and counters of each detector.
 
 -- Operators and functions of these statements are core's, whatever the installation's schema holds.
 SET LOCAL search_path TO pg_catalog, pg_temp;
@@ -45,5 +45,21 @@ END
 $$;
 COMMENT ON FUNCTION anomaly.alert_json(bigint) IS
 'an alert as a JSON object: all columns of anomaly.alerts, and timestamp, entity_id, metric_value, expected_range, deviation_factor';
+
+CREATE VIEW anomaly.detector_metrics WITH (security_barrier) AS
+SELECT d.detector, d.owner, d.anomaly_type, d.strategy, d.metric_name, d.training_window, d.threshold,
+       m.version IS NOT NULL AND NOT s.needs_training AND s.status OPERATOR(pg_catalog.=) 'active' AS is_trained,
+       s.points_processed AS data_points_processed, s.anomalies_detected, s.last_training_time,
+       (SELECT pg_catalog.sum(t.x) FILTER (WHERE t.i OPERATOR(pg_catalog.%) 2 OPERATOR(pg_catalog.=) 0)
+               OPERATOR(pg_catalog./) pg_catalog.sum(t.x) FILTER (WHERE t.i OPERATOR(pg_catalog.%) 2 OPERATOR(pg_catalog.=) 1)
+          FROM pg_catalog.unnest(s.detection_times) WITH ORDINALITY t (x, i)) AS avg_detection_time_ms
+  FROM anomaly.detector d
+  JOIN anomaly.detector_state s ON s.detector OPERATOR(pg_catalog.=) d.detector
+  LEFT JOIN anomaly.model m ON m.detector OPERATOR(pg_catalog.=) d.detector AND m.active
+ WHERE pg_catalog.pg_has_role(CURRENT_USER, d.owner, 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_monitor', 'MEMBER')
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER');
+COMMENT ON VIEW anomaly.detector_metrics IS 'what each detector has done: points, anomalies, last training, and milliseconds per point over the latest thousand';
+GRANT SELECT ON anomaly.detector_metrics TO PUBLIC;
 
 SET LOCAL search_path TO @extschema@, pg_temp;

@@ -70,7 +70,7 @@ SELECT i.kind, i.name, i.owner, j.status, j.reason, j.hint, i.next_due, i.consec
                     WHEN c.status OPERATOR(pg_catalog.=) 'warming' THEN i.status_reason
                     WHEN c.status OPERATOR(pg_catalog.=) 'late' THEN pg_catalog.format('due since %s', i.next_due) END AS reason,
                CASE WHEN o.oid IS NULL THEN pg_catalog.format('SELECT anomaly.drop_%s(%L)', i.kind, i.name)
-                    WHEN c.status OPERATOR(pg_catalog.=) 'broken' AND i.status_hint IS NOT NULL THEN i.status_hint
+                    WHEN c.status IN ('broken', 'failing') AND i.status_hint IS NOT NULL THEN i.status_hint
                     WHEN c.status IN ('broken', 'disabled') AND i.monitor_enabled
                          THEN pg_catalog.format('SELECT anomaly.%s(%L)', i.enable, i.name)
                     WHEN c.status OPERATOR(pg_catalog.=) 'failing'

@@ -24,6 +24,8 @@ mod late;
 mod models;
 #[cfg(any(test, feature = "pg_test"))]
 mod panics;
+mod process_batch;
+mod process_data;
 mod process_data_point;
 mod rollback_model;
 pub mod sampling;

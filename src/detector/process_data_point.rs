@@ -3,7 +3,7 @@
 //! Its detectors are those without a source. The point is kept in `anomaly.sample`, so that they
 //! can be trained on what they were shown.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Instant};
 
 use anomaly_core::Point;
 use pgrx::{JsonB, datum::TimestampWithTimeZone, pg_sys::panic::ErrorReport, prelude::*};
@@ -13,13 +13,16 @@ use crate::{
     detector::{
         alerts::AlertBook,
         catalog::DetectorRow,
-        scan::{SAMPLE_SLOTS, finish, judge, lock, sample_slot},
+        scan::{SAMPLE_SLOTS, durations, finish, judge, lock, sample_slot},
         states::{EntityStates, decode_shared},
         train,
     },
-    error::{SqlResult, from_core, invalid, required},
+    error::{SqlResult, from_core, invalid, report, required},
     json,
-    pg::{internal_rights, session},
+    pg::{
+        internal_rights, session,
+        subxact::{self, Caught},
+    },
     run, sql,
 };
 
@@ -160,7 +163,8 @@ fn metric_value(metric: &str, value: &Value) -> SqlResult<Option<f64>> {
 }
 
 /// Judges the point by every enabled detector without source that the caller owns and whose metric
-/// is a key of the point; answers the alerts that it opened or belongs to.
+/// is a key of the point; answers the alerts that it opened or belongs to. A detector that fails warns and
+/// shows in anomaly.health; the others judge all the same.
 ///
 /// # Errors
 /// 22023 for a point that is not a flat object of numbers, 22007 for a bad timestamp, 55000 while
@@ -192,71 +196,29 @@ fn process_data_point(
     ErrorReport,
 > {
     let point = required(point, "point")?;
-    if let Some(reason) = run::paused()? {
-        return Err(crate::error::report(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            reason,
+    check_may_judge(anomaly_types.as_deref())?;
+    let judged = judge_point(&point.0, anomaly_types.as_deref(), true)?;
+    judged.warn();
+    if !judged.alerts.is_empty() {
+        run::notify_alerts(judged.alerts.len() as i64)?;
+    }
+    let rows = alerts(judged.alerts)?.into_iter().map(|alert| {
+        (
+            alert.id,
+            alert.detector,
+            alert.severity,
+            alert.entity,
+            alert.metric_name,
+            alert.at,
+            alert.value,
+            alert.expected,
+            alert.lower,
+            alert.upper,
+            alert.deviation,
+            alert.description,
+            alert.suggestion,
         )
-        .set_hint("SELECT anomaly.resume()"));
-    }
-    for anomaly_type in anomaly_types.iter().flatten() {
-        anomaly_core::strategy::anomaly_type_info(anomaly_type).map_err(from_core)?;
-    }
-    let data = DataPoint::read(&point.0)?;
-    let caller = session::current_user();
-    let mut alerts = Vec::new();
-    for (metric, value) in &data.metrics {
-        let detectors = internal_rights::with(|| {
-            sql::rows(
-                "SELECT detector, enabled AND ($3 IS NULL OR anomaly_type = ANY ($3)), \
-                    feature_columns \
-                 FROM anomaly.detector WHERE source_kind = 'points' \
-                 AND metric_name = $1 AND owner = $2::oid ORDER BY detector",
-                &[(*metric).into(), caller.into(), anomaly_types.clone().into()],
-                |row| {
-                    Ok((row.must::<String>(1)?, row.must::<bool>(2)?, row.must::<Vec<String>>(3)?))
-                },
-            )
-        })?;
-        if !detectors.iter().any(|(_, judges, _)| *judges) {
-            continue;
-        }
-        let Some(value) = metric_value(metric, value)? else { continue };
-        // One sample is for all of them, those that do not judge now too.
-        let features = detectors.iter().flat_map(|(_, _, features)| features).cloned().collect();
-        keep_sample(metric, &data, value, data.kept_features(&features), caller)?;
-        for (detector, ..) in detectors.into_iter().filter(|(_, judges, _)| *judges) {
-            alerts.extend(judge_one(&detector, &data, value)?);
-        }
-    }
-    if !alerts.is_empty() {
-        run::notify_alerts(alerts.len() as i64)?;
-    }
-    let rows = internal_rights::with(|| {
-        sql::rows(
-            "SELECT alert_id, detector, severity::text, NULLIF(entity, ''), metric_name, peak_at, \
-                value, expected, lower, upper, deviation, description, suggestion \
-             FROM anomaly.alert WHERE alert_id = ANY ($1) AND status <> 'resolved' ORDER BY alert_id",
-            &[alerts.into()],
-            |row| {
-                Ok((
-                    row.must::<i64>(1)?,
-                    row.must::<String>(2)?,
-                    row.must::<String>(3)?,
-                    row.get::<String>(4)?,
-                    row.must::<String>(5)?,
-                    row.must::<TimestampWithTimeZone>(6)?,
-                    row.must::<f64>(7)?,
-                    row.get::<f64>(8)?,
-                    row.get::<f64>(9)?,
-                    row.get::<f64>(10)?,
-                    row.must::<f64>(11)?,
-                    row.must::<String>(12)?,
-                    row.get::<String>(13)?,
-                ))
-            },
-        )
-    })?;
+    });
     Ok(TableIterator::new(rows))
 }
 
@@ -267,8 +229,161 @@ extension_sql!(
     requires = [process_data_point]
 );
 
+/// # Errors
+/// 55000 while paused, 22023 for an unknown anomaly type.
+pub fn check_may_judge(anomaly_types: Option<&[String]>) -> SqlResult<()> {
+    if let Some(reason) = run::paused()? {
+        return Err(report(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, reason)
+            .set_hint("SELECT anomaly.resume()"));
+    }
+    for anomaly_type in anomaly_types.unwrap_or_default() {
+        anomaly_core::strategy::anomaly_type_info(anomaly_type).map_err(from_core)?;
+    }
+    Ok(())
+}
+
+/// What came of one point.
+#[derive(Default)]
+pub struct Judged {
+    /// That it opened or belongs to.
+    pub alerts: Vec<i64>,
+    /// Detectors that could not judge it.
+    pub failures: Vec<(String, Caught)>,
+}
+
+impl Judged {
+    /// Warns of each detector that failed.
+    pub fn warn(&self) {
+        for (detector, caught) in &self.failures {
+            pgrx::warning!(
+                "detector \"{detector}\" failed: {} ({})",
+                caught.message,
+                caught.sqlstate
+            );
+        }
+    }
+}
+
+/// Judges one point. With `isolated`, a detector that fails is recorded and the others go on; without, its
+/// error is that of the point.
+pub fn judge_point(
+    point: &Value,
+    anomaly_types: Option<&[String]>,
+    isolated: bool,
+) -> SqlResult<Judged> {
+    let data = DataPoint::read(point)?;
+    let caller = session::current_user();
+    let mut judged = Judged::default();
+    for (metric, value) in &data.metrics {
+        let detectors = internal_rights::with(|| {
+            sql::rows(
+                "SELECT detector, enabled AND ($3 IS NULL OR anomaly_type = ANY ($3)), \
+                    feature_columns \
+                 FROM anomaly.detector WHERE source_kind = 'points' \
+                 AND metric_name = $1 AND owner = $2::oid ORDER BY detector",
+                &[(*metric).into(), caller.into(), anomaly_types.map(<[String]>::to_vec).into()],
+                |row| {
+                    Ok((row.must::<String>(1)?, row.must::<bool>(2)?, row.must::<Vec<String>>(3)?))
+                },
+            )
+        })?;
+        if !detectors.iter().any(|(_, judges, _)| *judges) {
+            continue;
+        }
+        let Some(value) = metric_value(metric, value)? else { continue };
+        // What is no number is the point's fault, and no detector's.
+        for name in detectors.iter().filter(|(_, judges, _)| *judges).flat_map(|(.., names)| names)
+        {
+            data.feature(name)?;
+        }
+        // One sample is for all of them, those that do not judge now too.
+        let features = detectors.iter().flat_map(|(_, _, features)| features).cloned().collect();
+        keep_sample(metric, &data, value, data.kept_features(&features), caller)?;
+        for (detector, ..) in detectors.into_iter().filter(|(_, judges, _)| *judges) {
+            if !isolated {
+                judged.alerts.extend(judge_one(&detector, &data, value)?);
+                continue;
+            }
+            match subxact::attempt(|| judge_one(&detector, &data, value)) {
+                Ok(alerts) => judged.alerts.extend(alerts),
+                Err(caught) if caught.is_transient() => return Err(caught.into_report()),
+                Err(caught) => {
+                    record_failure(&detector, &caught)?;
+                    judged.failures.push((detector, caught));
+                }
+            }
+        }
+    }
+    Ok(judged)
+}
+
+/// The next point that it judges takes it back.
+fn record_failure(detector: &str, caught: &Caught) -> SqlResult<()> {
+    internal_rights::with(|| {
+        sql::execute(
+            "UPDATE anomaly.detector_state SET consecutive_failures = consecutive_failures + 1, \
+                status_reason = $2, status_hint = $3 \
+             WHERE detector = $1",
+            &[detector.into(), caught.message.as_str().into(), caught.hint.as_deref().into()],
+        )
+    })?;
+    Ok(())
+}
+
+/// An alert as it is answered to who brought the point.
+pub struct Alert {
+    pub id: i64,
+    pub detector: String,
+    pub anomaly_type: String,
+    pub severity: String,
+    pub entity: Option<String>,
+    pub metric_name: String,
+    pub at: TimestampWithTimeZone,
+    pub value: f64,
+    pub expected: Option<f64>,
+    pub lower: Option<f64>,
+    pub upper: Option<f64>,
+    pub deviation: f64,
+    pub description: String,
+    pub suggestion: Option<String>,
+}
+
+/// Those of the alerts that have not ended.
+pub fn alerts(ids: Vec<i64>) -> SqlResult<Vec<Alert>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    internal_rights::with(|| {
+        sql::rows(
+            "SELECT alert_id, detector, severity::text, NULLIF(entity, ''), metric_name, peak_at, \
+                value, expected, lower, upper, deviation, description, suggestion, anomaly_type \
+             FROM anomaly.alert WHERE alert_id = ANY ($1) AND status <> 'resolved' ORDER BY alert_id",
+            &[ids.into()],
+            |row| {
+                Ok(Alert {
+                    id: row.must(1)?,
+                    detector: row.must(2)?,
+                    severity: row.must(3)?,
+                    entity: row.get(4)?,
+                    metric_name: row.must(5)?,
+                    at: row.must(6)?,
+                    value: row.must(7)?,
+                    expected: row.get(8)?,
+                    lower: row.get(9)?,
+                    upper: row.get(10)?,
+                    deviation: row.must(11)?,
+                    description: row.must(12)?,
+                    suggestion: row.get(13)?,
+                    anomaly_type: row.must(14)?,
+                })
+            },
+        )
+    })
+}
+
 /// The ids of the alerts that the point opened or changed.
 fn judge_one(detector: &str, data: &DataPoint, value: f64) -> SqlResult<Vec<i64>> {
+    let began = Instant::now();
     let row = lock(detector)?;
     let row = DetectorRow {
         entity_type: data.entity_type.map(str::to_owned).or(row.entity_type.clone()),
@@ -276,7 +391,7 @@ fn judge_one(detector: &str, data: &DataPoint, value: f64) -> SqlResult<Vec<i64>
     };
     let features: Vec<f64> =
         row.features().iter().map(|name| data.feature(name)).collect::<SqlResult<_>>()?;
-    let Some(model) = &row.model else {
+    let Some(model) = row.model.as_ref().filter(|_| !row.needs_training) else {
         // The first points are learned from anomaly.sample, this one among them.
         train::execute_all(&row)?;
         return Ok(Vec::new());
@@ -299,23 +414,30 @@ fn judge_one(detector: &str, data: &DataPoint, value: f64) -> SqlResult<Vec<i64>
     let point = Point { features: &features, ..Point::new(data.at, value) };
     let anomalous = judge(&row, &core, shared.as_ref(), &mut states, &mut book, entity, point)?;
     let stored = finish(&row, &core, &mut states, book, model.version, None)?;
+    let judged = i64::from(anomalous.is_some());
     internal_rights::with(|| {
         sql::execute(
             "UPDATE anomaly.detector_state SET watermark = GREATEST(watermark, $2), \
                 points_processed = points_processed + $3, \
-                anomalies_detected = anomalies_detected + $4, last_scan_at = $5 \
+                anomalies_detected = anomalies_detected + $4, last_scan_at = $5, \
+                detection_times = $6, consecutive_failures = 0, \
+                status_reason = CASE WHEN consecutive_failures > 0 THEN NULL ELSE status_reason END, \
+                status_hint = CASE WHEN consecutive_failures > 0 THEN NULL ELSE status_hint END \
              WHERE detector = $1",
             &[
                 detector.into(),
                 sql::timestamptz(data.at)?.into(),
-                i64::from(anomalous.is_some()).into(),
+                judged.into(),
                 i64::from(anomalous == Some(true)).into(),
                 sql::timestamptz(session::now())?.into(),
+                durations(&row, judged, began).into(),
             ],
         )
     })?;
     if row.status == "warming" {
         train::leave_warming(&row, data.at.max(row.watermark.unwrap_or(data.at)))?;
+    } else if row.retraining_due {
+        train::on_schedule(detector)?;
     }
     Ok(stored.opened.into_iter().chain(stored.changed).collect())
 }

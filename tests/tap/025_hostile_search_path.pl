@@ -178,6 +178,10 @@ SELECT metric, value, features FROM anomaly.samples WHERE metric OPERATOR(pg_cat
 SELECT anomaly.create_detector('system_cpu', 'adaptive', 'shared', name => 'voted');
 SELECT anomaly.update_detector_performance('voted', 'zscore', 3, 1, 0, 2);
 SELECT member, true_positives, false_positives, false_negatives, f1_score FROM anomaly.member_performances ORDER BY member;
+SELECT row_number, status, detector, reason, value FROM anomaly.process_batch('[{"load": 1.1, "entity_id": "a"}, {"load": "x"}, {"busy": 3, "users": 4}]'::pg_catalog.jsonb);
+SELECT row_number, status, detector, reason, value FROM anomaly.process_batch('SELECT at, e, v AS load FROM data.points ORDER BY at LIMIT 3', at => 'at', entity => 'e');
+SELECT row_number, status, detector, reason, value FROM anomaly.process_batch('data.points');
+SELECT pg_catalog.jsonb_extract_path(anomaly.process_data('system_cpu', '{"load": [1, 2, 99]}', 'a'), 'anomalies', '0', 'severity');
 SELECT changed, effect FROM anomaly.alter_detector('created', '{"alerts_per_day": 2, "threshold": null, "settle": "1 s"}');
 SELECT changed, effect FROM anomaly.alter_detector('created', '{"alerts_per_day": 1, "threshold": 6, "settle": "0 s"}');
 SELECT changed FROM anomaly.alter_detector('featured', '{"strategy": "mad", "features": null}');
@@ -194,6 +198,7 @@ SELECT pg_catalog.jsonb_extract_path(anomaly.alert_json(a.id), 'metric_value') F
 SELECT anomaly.alert_view('pg_temp.renamed');
 SELECT metric_value, severity, expected_range FROM pg_temp.renamed ORDER BY severity, metric_value;
 DROP VIEW pg_temp.renamed;
+SELECT detector, strategy, is_trained, data_points_processed, anomalies_detected, avg_detection_time_ms IS NULL FROM anomaly.detector_metrics ORDER BY detector;
 SELECT detector, status, enabled, strategy, metric_name, source, threshold, params, points_processed, anomalies_detected, model_version, trained_rows, entities FROM anomaly.detectors ORDER BY detector;
 SELECT detector, status, severity, entity, points, value, expected, lower, upper, deviation, description, suggestion, is_critical FROM anomaly.alerts ORDER BY detector, entity;
 SELECT pg_catalog.jsonb_extract_path(e, 'verdict', 'value'), pg_catalog.jsonb_extract_path(e, 'reasons') FROM anomaly.alerts a, anomaly.explain(a.id) e ORDER BY a.detector, a.entity;

@@ -27,7 +27,7 @@ $$;
 COMMENT ON FUNCTION anomaly.get_alerts IS
 'alerts that the caller may see, the newest first: by time (bounds included), types, severities, entity, detector, status; page by before_id, the last id of the page before, or by skip_rows';
 
--- In SQL, because numbers that pass through the library's JSON may lose their last digit.
+-- In SQL: numbers keep every digit, as nothing but the server reads them.
 CREATE FUNCTION anomaly.alert_json(alert bigint) RETURNS jsonb STABLE STRICT PARALLEL UNSAFE
 SET search_path TO pg_catalog, pg_temp LANGUAGE plpgsql AS $$
 DECLARE

@@ -90,6 +90,14 @@ INSERT INTO hourly VALUES (clock_timestamp(), 10.7);
 SELECT rows_read FROM anomaly.scan('renewed');
 SELECT model_version, status, status_reason FROM anomaly.detectors WHERE detector = 'renewed';
 
+-- What people have said is learned from at the next scan, without a schedule as well.
+SELECT changed FROM anomaly.alter_detector('renewed', '{"retrain_every": null}');
+UPDATE anomaly.detector_state SET retrain_requested = true WHERE detector = 'renewed';
+INSERT INTO hourly VALUES (clock_timestamp(), 10.7);
+SELECT rows_read FROM anomaly.scan('renewed');
+SELECT version, active FROM anomaly.models WHERE detector = 'renewed' ORDER BY version;
+SELECT retrain_requested FROM anomaly.detector_state WHERE detector = 'renewed';
+
 SELECT count(anomaly.drop_detector(detector)) FROM anomaly.detectors;
 DROP TABLE hourly, history, empty;
 TRUNCATE anomaly.sample;

@@ -8,6 +8,7 @@
 mod alert_view;
 pub mod alerts;
 mod alter_detector;
+mod backtest;
 mod batch;
 pub mod catalog;
 pub mod create_detector;

@@ -468,7 +468,7 @@ pub fn perform(claim: &Claim) -> SqlResult<i64> {
         ));
     }
     let summary = match claim.kind {
-        Kind::Scan => scan::execute(&claim.name, claim.run_id)?,
+        Kind::Scan => scan::execute(&claim.name, Some(claim.run_id))?,
         Kind::Collect => collect(claim)?,
     };
     let now = session::now();

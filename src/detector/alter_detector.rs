@@ -10,8 +10,9 @@ use serde_json::{Map, Value, json};
 use crate::{
     detector::{
         catalog::{DetectorRow, Feed},
-        create_detector::{FeedSetting, Settings, check, differences},
-        source::Named,
+        create_detector::{Created, FeedSetting, Settings, check, create, differences},
+        sampling::{self, Sampling},
+        source::{Columns, Named, Source},
         train,
     },
     error::{SqlResult, invalid, not_null, report},
@@ -108,22 +109,72 @@ fn alter_detector(
 > {
     not_null!(detector, settings);
     let detector = DetectorRow::load_administered(detector)?.detector;
+    let (changed, effect) = alter(&detector, settings.0)?;
+    Ok(TableIterator::once((detector, changed, effect)))
+}
+
+/// Gives a detector other settings; the names of those that are others now, and from when on they count.
+///
+/// # Errors
+/// As of `alter_detector`.
+pub fn alter(detector: &str, settings: Value) -> SqlResult<(Vec<String>, String)> {
     // Waits for a scan that is running, which began with the settings that it had.
     internal_rights::with(|| {
         sql::execute_returning(
             "SELECT 1 FROM anomaly.detector_state WHERE detector = $1 FOR UPDATE",
-            &[detector.as_str().into()],
+            &[detector.into()],
             |_| Ok(()),
         )
     })?;
-    let row = DetectorRow::load_administered(&detector)?;
-    let changes = changes(&row, settings.0)?;
-    let mut wanted = Wanted::of(&detector)?;
-    for (name, value) in &changes {
-        wanted.0.insert(name.clone(), value.clone());
+    let row = DetectorRow::load_administered(detector)?;
+    let changes = changes(settings, Some(&row))?;
+    let mut wanted = Wanted::of(detector)?;
+    wanted.take(&changes);
+    apply(&row, &wanted, &changes)
+}
+
+/// Makes a detector over a source, without a schedule, by the settings that a JSON object names.
+///
+/// # Errors
+/// As of `create_detector`.
+pub fn create_from(name: &str, source: &str, settings: Value) -> SqlResult<Created> {
+    let changes = changes(settings, None)?;
+    if let Some(scheduled) =
+        ["every", "cron", "source"].into_iter().find(|n| changes.contains_key(*n))
+    {
+        return Err(invalid(format!("{scheduled} is no setting of a preview"), "leave it out"));
     }
-    let (changed, effect) = apply(&row, &wanted, &changes)?;
-    Ok(TableIterator::once((detector, changed, effect)))
+    let mut wanted = Wanted::default_ones();
+    wanted.take(&changes);
+    let sampling = Sampling::check(&sampling::Wanted {
+        kind: wanted.text("kind")?,
+        trials: wanted.text("trials")?,
+        bucket: wanted.interval("bucket")?,
+        aggregate: wanted.must_text("aggregate")?,
+        on_missing: wanted.text("on_missing")?,
+        time_zone: wanted.must_text("time_zone")?,
+    })?;
+    let features = wanted.texts("features")?;
+    let named = Named {
+        value: wanted.text("value")?,
+        at: wanted.text("at")?,
+        entity: wanted.text("entity")?,
+        trials: wanted.text("trials")?,
+        features: &features,
+    };
+    let columns = Columns::choose(&Source::resolve(source)?, &named, &sampling)?;
+    let metric = sampling.label(columns.value.as_deref(), wanted.must_text("aggregate")?);
+    let feed = FeedSetting::Source {
+        text: source,
+        columns: Named {
+            value: columns.value.as_deref(),
+            at: Some(&columns.at),
+            entity: columns.entity.as_deref(),
+            trials: columns.trials.as_deref(),
+            features: &features,
+        },
+    };
+    create(wanted.settings(name, "data_outlier", &metric, feed)?)
 }
 
 extension_sql!(
@@ -134,7 +185,7 @@ extension_sql!(
 );
 
 /// What is asked for, with defaults in the place of null.
-fn changes(row: &DetectorRow, settings: Value) -> SqlResult<Map<String, Value>> {
+fn changes(settings: Value, of: Option<&DetectorRow>) -> SqlResult<Map<String, Value>> {
     let Value::Object(settings) = settings else {
         return Err(invalid(
             "the settings are not a JSON object",
@@ -146,11 +197,13 @@ fn changes(row: &DetectorRow, settings: Value) -> SqlResult<Map<String, Value>> 
         let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) else {
             return Err(no_such_setting(&name));
         };
-        check_belongs(row, setting)?;
+        if let Some(row) = of {
+            check_belongs(row, setting)?;
+        }
         let value = match value {
             Value::Null if setting.default.is_empty() => {
                 return Err(invalid(
-                    format!("{name} of detector \"{}\" cannot be taken away", row.detector),
+                    format!("{name} cannot be taken away"),
                     format!("give another one, or leave out {name}"),
                 ));
             }
@@ -227,6 +280,67 @@ impl Wanted {
             }
         }
         Ok(Wanted(settings))
+    }
+
+    /// Those of a detector for which nobody has given any.
+    fn default_ones() -> Wanted {
+        let defaults = SETTINGS.iter().filter(|setting| setting.name != "source").map(|setting| {
+            let default = match setting.name {
+                "strategy" => json!("auto"),
+                _ => serde_json::from_str(setting.default).unwrap_or_default(),
+            };
+            (setting.name.to_owned(), default)
+        });
+        Wanted(defaults.collect())
+    }
+
+    fn take(&mut self, changes: &Map<String, Value>) {
+        for (name, value) in changes {
+            self.0.insert(name.clone(), value.clone());
+        }
+    }
+
+    /// As create_detector takes them.
+    fn settings<'a>(
+        &'a self,
+        name: &'a str,
+        anomaly_type: &'a str,
+        metric_name: &'a str,
+        feed: FeedSetting<'a>,
+    ) -> SqlResult<Settings<'a>> {
+        Ok(Settings {
+            name: Some(name),
+            anomaly_type,
+            strategy: self.must_text("strategy")?,
+            metric_name,
+            entity_type: self.text("entity_type")?,
+            feed,
+            every: self.interval("every")?,
+            cron: self.text("cron")?,
+            time_zone: self.must_text("time_zone")?,
+            settle: self.must_interval("settle")?,
+            training_window: self.must_interval("training_window")?,
+            min_data_points: self.integer("min_data_points")?,
+            threshold: match self.get("threshold") {
+                Value::Null => None,
+                _ => Some(self.number("threshold")?),
+            },
+            alerts_per_day: self.number("alerts_per_day")?,
+            fire_after: self.integer("fire_after")?,
+            clear_after: self.integer("clear_after")?,
+            max_entities: self.integer("max_entities")?,
+            retrain_every: self.interval("retrain_every")?,
+            kind: self.text("kind")?,
+            bucket: self.interval("bucket")?,
+            aggregate: self.must_text("aggregate")?,
+            on_missing: self.text("on_missing")?,
+            late_window: self.must_interval("late_window")?,
+            direction: self.must_text("direction")?,
+            min_effect: self.number("min_effect")?,
+            min_relative_effect: self.number("min_relative_effect")?,
+            params: self.get("params").clone(),
+            trained_by_caller: true,
+        })
     }
 
     fn get(&self, name: &str) -> &Value {
@@ -337,42 +451,8 @@ fn apply(
             features: &features,
         },
     };
-    let checked = check(
-        Settings {
-            name: Some(&row.detector),
-            anomaly_type: &row.anomaly_type,
-            strategy: wanted.must_text("strategy")?,
-            metric_name: &row.metric_name,
-            entity_type: wanted.text("entity_type")?,
-            feed,
-            every: wanted.interval("every")?,
-            cron: wanted.text("cron")?,
-            time_zone: wanted.must_text("time_zone")?,
-            settle: wanted.must_interval("settle")?,
-            training_window: wanted.must_interval("training_window")?,
-            min_data_points: wanted.integer("min_data_points")?,
-            threshold: match wanted.get("threshold") {
-                Value::Null => None,
-                _ => Some(wanted.number("threshold")?),
-            },
-            alerts_per_day: wanted.number("alerts_per_day")?,
-            fire_after: wanted.integer("fire_after")?,
-            clear_after: wanted.integer("clear_after")?,
-            max_entities: wanted.integer("max_entities")?,
-            retrain_every: wanted.interval("retrain_every")?,
-            kind: wanted.text("kind")?,
-            bucket: wanted.interval("bucket")?,
-            aggregate: wanted.must_text("aggregate")?,
-            on_missing: wanted.text("on_missing")?,
-            late_window: wanted.must_interval("late_window")?,
-            direction: wanted.must_text("direction")?,
-            min_effect: wanted.number("min_effect")?,
-            min_relative_effect: wanted.number("min_relative_effect")?,
-            params: wanted.get("params").clone(),
-            trained_by_caller: true,
-        },
-        row.owner,
-    )?;
+    let settings = wanted.settings(&row.detector, &row.anomaly_type, &row.metric_name, feed)?;
+    let checked = check(settings, row.owner)?;
 
     // What was not asked for stays to the last digit.
     let record: Map<String, Value> = checked

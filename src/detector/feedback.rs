@@ -342,7 +342,7 @@ fn insert(given: &Given) -> SqlResult<i64> {
                 given.period.0.into(),
                 given.period.1.into(),
                 given.points.into(),
-                given.detected_after.clone().into(),
+                given.detected_after.into(),
                 given.accepted.map(|a| a.side.as_str()).into(),
                 given.accepted.map(|a| a.distance).into(),
                 from.into(),

@@ -82,7 +82,7 @@ fn scan(
         return Ok(TableIterator::once(queued));
     }
     let run_id = run::begin(&row.detector, "scan", "scan")?;
-    let done = execute(&row.detector, run_id)?;
+    let done = execute(&row.detector, Some(run_id))?;
     run::succeed(run_id, &done)?;
     if done.alerts_opened > 0 {
         run::notify(run_id, done.alerts_opened)?;
@@ -208,7 +208,7 @@ impl Judging<'_> {
 
 /// Scans in the current transaction as the detector's owner: the work of the scan worker, of
 /// `anomaly.scan` and of `anomaly.run_due`. A detector that was never trained is trained instead.
-pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
+pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
     let began = Instant::now();
     let mut row = lock(detector)?;
     if row.needs_training {
@@ -328,7 +328,7 @@ pub fn execute(detector: &str, run_id: i64) -> SqlResult<ScanSummary> {
     summary.entities_skipped = states.skipped().0 as i64;
     summary.entities_replayed = entities_replayed;
 
-    let stored = finish(&row, &core, &mut states, book, model.version, Some(run_id))?;
+    let stored = finish(&row, &core, &mut states, book, model.version, run_id)?;
     summary.alerts_opened = stored.opened.len() as i64;
     summary.alerts_resolved = stored.resolved;
     summary.alerts_amended = stored.amended;

@@ -142,7 +142,9 @@ COMMENT ON FUNCTION anomaly.train_all(text) IS
     requires = [train, train_all]
 );
 
-fn check_runs_here(row: &DetectorRow) -> SqlResult<()> {
+/// # Errors
+/// 42501 in a session that is not the owner's.
+pub fn check_runs_here(row: &DetectorRow) -> SqlResult<()> {
     if row.runs_here() {
         return Ok(());
     }
@@ -275,7 +277,9 @@ impl Given {
                 PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
                 "features are numbers where the detector has categories, or the other way round",
             )
-            .set_hint("SELECT feature_columns FROM anomaly.detectors; cast them to what they are there"));
+            .set_hint(
+                "SELECT feature_columns FROM anomaly.detectors; cast them to what they are there",
+            ));
         }
         let latest = sql::row(
             &source::latest_query(source, &columns, &row.sampling, &row.time_zone)?,
@@ -485,15 +489,20 @@ impl LeftOut {
                   WHERE detector = $1 AND a.owner = $2::oid AND a.last_at >= $3 \
                     AND a.raised_at >= d.created_at AND a.status <> 'withdrawn' \
                     AND NOT EXISTS (SELECT FROM anomaly.judgement j \
-                         WHERE j.alert_id = a.alert_id AND j.withdrawn_at IS NULL \
+                         WHERE j.alert_id = a.alert_id AND j.given_at <= $4 AND j.withdrawn_at IS NULL \
                            AND j.verdict IN ('false_positive', 'expected_always')) \
                  UNION ALL \
                  SELECT j.entity, j.from_at, j.until_at FROM anomaly.judgement j \
                    JOIN anomaly.detector d USING (detector) \
                   WHERE detector = $1 AND j.owner = $2::oid AND j.until_at >= $3 \
-                    AND j.given_at >= d.created_at AND j.withdrawn_at IS NULL \
+                    AND j.given_at >= d.created_at AND j.given_at <= $4 AND j.withdrawn_at IS NULL \
                     AND j.verdict NOT IN ('false_positive', 'expected_always')",
-                &[row.detector.as_str().into(), row.owner.into(), sql::timestamptz(from)?.into()],
+                &[
+                    row.detector.as_str().into(),
+                    row.owner.into(),
+                    sql::timestamptz(from)?.into(),
+                    sql::timestamptz(session::now())?.into(),
+                ],
                 |r| Ok((r.must::<String>(1)?, r.micros(2)?, r.micros(3)?)),
             )
         })?;

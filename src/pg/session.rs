@@ -1,6 +1,33 @@
 //! Who is calling, and when.
 
+use std::cell::Cell;
+
 use pgrx::pg_sys;
+
+thread_local! {
+    /// What the clock shows instead of the time, while something is replayed.
+    static REPLAYED: Cell<Option<i64>> = const { Cell::new(None) };
+}
+
+/// Puts the clock of this session to another time, until it is dropped.
+pub struct Clock(());
+
+impl Clock {
+    pub fn at(time: i64) -> Self {
+        REPLAYED.set(Some(time));
+        Clock(())
+    }
+
+    pub fn set(&self, time: i64) {
+        REPLAYED.set(Some(time));
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        REPLAYED.set(None);
+    }
+}
 
 /// The role whose rights apply now.
 pub fn current_user() -> pg_sys::Oid {
@@ -29,7 +56,7 @@ pub fn has_privileges_of(role: pg_sys::Oid, of: pg_sys::Oid) -> bool {
 /// The clock, µs since 2000-01-01 UTC.
 pub fn now() -> i64 {
     // SAFETY: asks the operating system for the time.
-    unsafe { pg_sys::GetCurrentTimestamp() }
+    REPLAYED.get().unwrap_or_else(|| unsafe { pg_sys::GetCurrentTimestamp() })
 }
 
 /// Whether this server is replaying WAL and cannot write.

@@ -49,6 +49,29 @@ pub fn attempt<R>(work: impl FnOnce() -> SqlResult<R>) -> Result<R, Caught> {
     run(|| work().unwrap_or_report())
 }
 
+/// Runs `work` in a subtransaction that is rolled back whatever comes of it: what it answers is all that
+/// is left.
+///
+/// # Errors
+/// Those of `work`.
+pub fn rehearse<R>(work: impl FnOnce() -> SqlResult<R>) -> SqlResult<R> {
+    // The error is how it is rolled back; what the work answers goes past it.
+    let mut answer = None;
+    let caught = run(|| {
+        answer = Some(work());
+        let end = report(PgSqlErrorCode::ERRCODE_RAISE_EXCEPTION, "the rehearsal is over");
+        Err::<(), ErrorReport>(end).unwrap_or_report()
+    });
+    match (answer, caught) {
+        (Some(answer), _) => answer,
+        (None, Err(caught)) => Err(caught.into_report()),
+        (None, Ok(())) => Err(report(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            "a rehearsal ended without an answer",
+        )),
+    }
+}
+
 /// Runs `work` in a subtransaction: committed when it returns, rolled back when it raises. Cancel
 /// (57014) and shutdown (57P01) are never swallowed.
 pub fn run<R>(work: impl FnOnce() -> R) -> Result<R, Caught> {

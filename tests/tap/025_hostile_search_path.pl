@@ -211,6 +211,9 @@ SELECT detector, entity, verdict, side, distance FROM anomaly.feedback_log ORDER
 SELECT detector, member, alerts, true_positives, false_positives, false_negatives, precision, precision_95, recall, f1_score FROM anomaly.quality ORDER BY detector, member;
 SELECT anomaly.drop_exclusion(x.id) FROM anomaly.exclusions x;
 SELECT anomaly.wilson_interval(1, 2);
+SELECT entity, severity, value, label FROM anomaly.backtest('created', '8 hours') ORDER BY at, entity;
+SELECT status, trainings, entities, points, alerts FROM anomaly.backtest_summary('created', '8 hours', settings => '{"strategy": "iqr"}');
+SELECT status, entities, points, alerts, next_step FROM anomaly.preview('data.points', '8 hours', '{"entity": "e", "value": "v", "strategy": "mad"}');
 SELECT detector, version, active, entities, shared_bytes FROM anomaly.models ORDER BY detector, version;
 SELECT entity, strategy, status, points, expected_alerts_per_day FROM anomaly.explain_detector('created');
 SELECT entity, strategy, status, points, expected_alerts_per_day FROM anomaly.explain_detector('watched', 'no such');

@@ -29,8 +29,8 @@ ORDER BY oid::regprocedure::text COLLATE "C";
 
 -- A parameter with such a name cannot be passed as name => value.
 SELECT p.oid::regprocedure AS function, k.word AS reserved_parameter
-FROM function_of_extension p, unnest(p.proargnames) AS name JOIN pg_get_keywords() k ON k.word = name
-WHERE k.catcode IN ('R', 'C')
+FROM function_of_extension p, unnest(p.proargnames) WITH ORDINALITY AS a (name, place) JOIN pg_get_keywords() k ON k.word = name
+WHERE k.catcode IN ('R', 'C') AND COALESCE(p.proargmodes[place], 'i') <> 't'    -- those of a result are never written before =>
 ORDER BY p.oid::regprocedure::text COLLATE "C", k.word;
 
 -- name(x) would be read as a cast

@@ -30,6 +30,16 @@ CREATE TABLE anomaly.alert (
     last_at            timestamptz NOT NULL,
     raised_at          timestamptz NOT NULL DEFAULT pg_catalog.now(),
     resolved_at        timestamptz,
+    -- how often it was opened again within cool_down of its end; flapping: so often that people hear of it no more
+    -- until it has stayed quiet for so long
+    reopened           integer     NOT NULL DEFAULT 0,
+    flapping           boolean     NOT NULL DEFAULT false,
+    acknowledged_at    timestamptz,
+    acknowledged_by    text,
+    note               text,
+    -- by hand: who, and up to where the detector had judged; points until then belong to it, later ones to another alert
+    resolved_by        text,
+    closed_through     timestamptz,
     points             integer     NOT NULL,
     -- the most deviating point so far
     peak_at            timestamptz NOT NULL,

@@ -80,6 +80,8 @@ CREATE TABLE anomaly.detector (
     alerts_per_day  double precision NOT NULL DEFAULT 1 CHECK (alerts_per_day > 0 AND alerts_per_day < 'Infinity'),
     fire_after      integer     NOT NULL DEFAULT 1 CHECK (fire_after >= 1),
     clear_after     integer     NOT NULL DEFAULT 3 CHECK (clear_after >= 1),
+    -- for how long after its end an alert is opened again instead of a new one
+    cool_down       interval    NOT NULL DEFAULT '0' CHECK (cool_down >= interval '0'),
     max_entities    integer     NOT NULL DEFAULT 10000 CHECK (max_entities >= 1),
     -- how long after a training the next one is due, NULL where none is by itself
     retrain_every   interval    CHECK (retrain_every >= interval '1 minute'),

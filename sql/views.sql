@@ -8,7 +8,7 @@ SELECT d.detector, d.owner, s.status, s.status_reason, s.status_hint, d.enabled,
        d.entity_type, d.source_kind, COALESCE(d.source_relation::pg_catalog.text, d.source_query) AS source,
        d.value_column, d.at_column, d.entity_column, d.trials_column, d.feature_columns, d.category_columns, d.kind, d.bucket,
        d.aggregate, d.on_missing, d.every, d.cron, d.time_zone, d.settle, d.late_window, d.training_window,
-       d.retrain_every, d.min_data_points, d.threshold, d.alerts_per_day, d.fire_after, d.clear_after, d.max_entities, d.direction,
+       d.retrain_every, d.min_data_points, d.threshold, d.alerts_per_day, d.fire_after, d.clear_after, d.cool_down, d.max_entities, d.direction,
        d.min_effect, d.min_relative_effect, d.params,
        d.created_at, d.updated_at, s.watermark, s.next_due, s.last_scan_at, s.last_training_time, s.consecutive_failures,
        s.points_processed, s.anomalies_detected, s.entities_skipped,
@@ -23,7 +23,9 @@ COMMENT ON VIEW anomaly.detectors IS 'detectors that the reader owns or may see:
 
 CREATE VIEW anomaly.alerts WITH (security_barrier) AS
 SELECT a.alert_id AS id, a.uuid, a.detector, a.owner, a.status, a.severity, a.anomaly_type, a.detection_strategy, a.metric_name,
-       NULLIF(a.entity, '') AS entity, a.entity_type, a.at, a.last_at, a.raised_at, a.resolved_at, a.points, a.peak_at,
+       NULLIF(a.entity, '') AS entity, a.entity_type, a.at, a.last_at, a.raised_at, a.resolved_at,
+       CASE a.status WHEN 'resolved' THEN a.resolved_at OPERATOR(pg_catalog.-) a.at END AS duration,
+       a.reopened, a.flapping, a.acknowledged_at, a.acknowledged_by, a.resolved_by, a.note, a.points, a.peak_at,
        a.value, a.expected, a.lower, a.upper, a.deviation, a.score, a.p_value, a.direction, a.description, a.suggestion,
        a.related_alerts,
        -- rows of the source are the owner's data; values and what was expected of them are what alerts are for

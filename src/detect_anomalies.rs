@@ -102,6 +102,7 @@ fn detect_anomalies(
         min_data_points,
         fire_after: 1,
         clear_after: 1,
+        cool_down: 0,
         metric_name: sampling.label(columns.value.as_deref(), aggregate),
         anomaly_type: "data_outlier".to_owned(),
         time_zone: time_zone.to_owned(),

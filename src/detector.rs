@@ -5,6 +5,7 @@
 //! [`anomaly_core::detector::Detector`] and store what it answers through [`alerts`]; they differ
 //! only in who brings the points.
 
+mod acknowledge;
 mod alert_view;
 pub mod alerts;
 mod alter_detector;
@@ -28,6 +29,7 @@ mod panics;
 mod process_batch;
 mod process_data;
 mod process_data_point;
+mod resolve;
 mod rollback_model;
 pub mod sampling;
 pub mod scan;

@@ -285,6 +285,7 @@ fn watch(common: &Watch, info: &MetricInfo) -> SqlResult<(String, String)> {
         time_zone: "UTC",
         settle: days(0)?,
         late_window: days(0)?,
+        cool_down: days(0)?,
         training_window: days(30)?,
         min_data_points,
         threshold: None,

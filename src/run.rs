@@ -174,7 +174,7 @@ fn slot_of(at: i64) -> i16 {
     at.div_euclid(DAY_MICROS).rem_euclid(SLOTS) as i16
 }
 
-fn micros(duration: Duration) -> i64 {
+pub fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 4)
 }
 
@@ -901,7 +901,7 @@ fn empty_slot(ring: &str, slot: i16, time: &str, kept_from: i64) -> SqlResult<()
 
 /// # Errors
 /// 25006 on a standby, where PostgreSQL's own message would speak of transaction ids.
-fn check_writable(what: &str) -> SqlResult<()> {
+pub fn check_writable(what: &str) -> SqlResult<()> {
     if !session::in_recovery() {
         return Ok(());
     }

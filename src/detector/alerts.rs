@@ -2,13 +2,16 @@
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
-use anomaly_core::{Detector, EntityState, Episode, Outcome, Transition, Verdict};
-use pgrx::{JsonB, datum::ToIsoString};
+use anomaly_core::{Detector, EntityState, Episode, FLAPPING, Outcome, Phase, Transition, Verdict};
+use pgrx::{JsonB, PgSqlErrorCode, datum::ToIsoString, pg_sys};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    detector::{catalog::DetectorRow, states::EntityStates},
-    error::SqlResult,
+    detector::{
+        catalog::{DetectorRow, may_see_all},
+        states::EntityStates,
+    },
+    error::{SqlResult, report},
     pg::{internal_rights, session},
     sql,
 };
@@ -27,6 +30,10 @@ struct Draft {
     since: i64,
     episode: Episode,
     resolved_at: Option<i64>,
+    /// It had ended and was opened again.
+    reopens: bool,
+    /// It was flapping and has stayed quiet since.
+    settled: bool,
     texts: Option<Texts>,
 }
 
@@ -59,6 +66,27 @@ impl LevelNames {
     }
 }
 
+impl Draft {
+    /// `since`: time of the point that opens or changes it.
+    fn new(stored_id: Option<i64>, entity: &str, since: i64, episode: Episode) -> Self {
+        Draft {
+            stored_id,
+            amends: false,
+            entity: entity.to_owned(),
+            since,
+            episode,
+            resolved_at: None,
+            reopens: false,
+            settled: false,
+            texts: None,
+        }
+    }
+
+    fn is_flapping(&self) -> bool {
+        self.episode.reopened >= FLAPPING && !self.settled
+    }
+}
+
 /// What an alert says about the peak of its episode.
 struct Texts {
     description: String,
@@ -88,6 +116,8 @@ struct Earlier {
     points: i64,
     peak_at: i64,
     value: Option<f64>,
+    /// Somebody resolved it: when, and up to where the detector had judged.
+    by_hand: Option<(i64, i64)>,
 }
 
 impl Earlier {
@@ -112,6 +142,8 @@ impl Earlier {
 pub struct AlertBook {
     drafts: Vec<Draft>,
     stored: HashMap<i64, usize>,
+    /// Stored earlier and flapping until now.
+    settled: Vec<i64>,
     /// By entity, those that points after some time raised which are judged again.
     reconsidered: HashMap<String, Vec<Earlier>>,
     /// Filled by who reads the rows.
@@ -153,40 +185,38 @@ impl AlertBook {
         state: &mut EntityState,
         outcome: &Outcome,
     ) {
+        if let Some(alert_id) = outcome.settled {
+            match self.place(alert_id) {
+                Some(place) => self.drafts[place].settled = true,
+                None => self.settled.push(alert_id),
+            }
+        }
         let Some(transition) = &outcome.transition else { return };
         let episode = *transition.episode();
-        let place = match episode.alert_id {
-            0 => {
-                self.drafts.push(Draft {
-                    stored_id: None,
-                    amends: false,
-                    entity: entity.to_owned(),
-                    since: outcome.verdict.at,
-                    episode,
-                    resolved_at: None,
-                    texts: None,
-                });
-                state.episode.alert_id = -(self.drafts.len() as i64);
+        let since = outcome.verdict.at;
+        let place = match (episode.alert_id, self.place(episode.alert_id)) {
+            (_, Some(place)) => place,
+            (id, None) => {
+                let stored_id = (id > 0).then_some(id);
+                self.drafts.push(Draft::new(stored_id, entity, since, episode));
+                match stored_id {
+                    Some(id) => {
+                        self.stored.insert(id, self.drafts.len() - 1);
+                    }
+                    None => state.episode.alert_id = -(self.drafts.len() as i64),
+                }
                 self.drafts.len() - 1
             }
-            id if id < 0 => (-id - 1) as usize,
-            id => *self.stored.entry(id).or_insert_with(|| {
-                self.drafts.push(Draft {
-                    stored_id: Some(id),
-                    amends: false,
-                    entity: entity.to_owned(),
-                    since: outcome.verdict.at,
-                    episode,
-                    resolved_at: None,
-                    texts: None,
-                });
-                self.drafts.len() - 1
-            }),
         };
         let draft = &mut self.drafts[place];
         draft.episode = episode;
-        if let Transition::Resolved(_) = transition {
-            draft.resolved_at = Some(outcome.verdict.at);
+        match transition {
+            Transition::Resolved(_) => draft.resolved_at = Some(since),
+            Transition::Reopened(_) => {
+                draft.resolved_at = None;
+                draft.reopens = true;
+            }
+            Transition::Opened(_) | Transition::Updated(_) | Transition::Escalated(_) => {}
         }
         if let Some(metadata) = &outcome.metadata {
             let mut metadata = metadata.clone();
@@ -196,24 +226,32 @@ impl AlertBook {
         }
     }
 
-    /// An entity goes on from an earlier state, in which this episode was open: its alert becomes
-    /// what it was then, and what follows changes it again.
+    /// Where the book has an alert, by the `alert_id` of its episode.
+    fn place(&self, alert_id: i64) -> Option<usize> {
+        match alert_id {
+            0 => None,
+            id if id < 0 => usize::try_from(-(id + 1)).ok().filter(|p| *p < self.drafts.len()),
+            id => self.stored.get(&id).copied(),
+        }
+    }
+
+    /// An entity goes on from an earlier state, in which this episode was open, or had ended at
+    /// `resolved_at` and might be opened again: its alert becomes what it was then, and what follows
+    /// changes it again.
     pub fn resume(
         &mut self,
         core: &Detector,
         entity: &str,
         episode: &Episode,
+        resolved_at: Option<i64>,
         metadata: Option<String>,
     ) {
         self.stored.insert(episode.alert_id, self.drafts.len());
         self.drafts.push(Draft {
-            stored_id: Some(episode.alert_id),
             amends: true,
-            entity: entity.to_owned(),
-            since: episode.started_at,
-            episode: *episode,
-            resolved_at: None,
+            resolved_at,
             texts: metadata.map(|metadata| Texts::new(core, episode, metadata)),
+            ..Draft::new(Some(episode.alert_id), entity, episode.started_at, *episode)
         });
     }
 
@@ -227,10 +265,11 @@ impl AlertBook {
     ) -> SqlResult<()> {
         let found = internal_rights::with(|| {
             sql::rows(
-                "SELECT a.entity, a.alert_id, a.at, a.last_at, a.status, a.points::bigint, a.peak_at, a.value \
+                "SELECT a.entity, a.alert_id, a.at, a.last_at, a.status, a.points::bigint, a.peak_at, \
+                    a.value, a.resolved_at, a.closed_through \
                    FROM anomaly.alert a JOIN anomaly.detector d USING (detector) \
                   WHERE detector = $1 AND a.owner = $2::oid AND a.raised_at >= d.created_at \
-                    AND a.entity = ANY ($3) AND (a.last_at > $4 OR $5 AND a.last_at = $4) \
+                    AND a.entity = ANY ($3) AND (a.last_at > $4 OR $5 AND a.last_at = $4 OR a.closed_through > $4) \
                   ORDER BY a.alert_id",
                 &[
                     row.detector.as_str().into(),
@@ -248,6 +287,7 @@ impl AlertBook {
                         points: r.must(6)?,
                         peak_at: r.micros(7)?.unwrap_or_default(),
                         value: r.get(8)?,
+                        by_hand: r.micros(9)?.zip(r.micros(10)?),
                     };
                     Ok((r.must::<String>(1)?, earlier))
                 },
@@ -259,14 +299,32 @@ impl AlertBook {
         Ok(())
     }
 
+    /// An entity that is judged again comes to where somebody resolved its alert: there its episode ended.
+    /// `with_end`: a point at the end of what had been judged was not among it.
+    pub fn end_by_hand(&mut self, entity: &str, state: &mut EntityState, at: i64, with_end: bool) {
+        let Some(earlier) = self.reconsidered.get(entity) else { return };
+        let began = match (state.episode.phase, &state.episode.cooling) {
+            (Phase::Quiet, None) => return,
+            (Phase::Quiet, Some(before)) => before.ended_at,
+            _ => state.episode.started_at,
+        };
+        let is_later = |at: i64, end: i64| at > end || with_end && at == end;
+        let ends = earlier.iter().filter_map(|e| e.by_hand);
+        let Some((resolved_at, _)) =
+            ends.into_iter().find(|(_, end)| is_later(at, *end) && !is_later(began, *end))
+        else {
+            return;
+        };
+        if let Some(place) = self.place(state.episode.latest_alert()) {
+            self.drafts[place].resolved_at.get_or_insert(resolved_at);
+        }
+        state.episode = Episode::default();
+    }
+
     /// The figures behind the alert of an episode as JSON, by the episode's `alert_id`; `None` where
     /// nothing has changed them.
     pub fn metadata(&self, alert_id: i64) -> Option<String> {
-        let place = match alert_id {
-            0 => return None,
-            id if id < 0 => (-id - 1) as usize,
-            id => *self.stored.get(&id)?,
-        };
+        let place = self.place(alert_id)?;
         self.drafts.get(place)?.texts.as_ref().map(|texts| texts.metadata.clone())
     }
 
@@ -318,7 +376,7 @@ impl AlertBook {
         let (amended, left_over) = self.settle();
         result.amended = amended;
         result.withdrawn = left_over.len() as i64;
-        if self.drafts.is_empty() && left_over.is_empty() {
+        if self.drafts.is_empty() && left_over.is_empty() && self.settled.is_empty() {
             return Ok(result);
         }
         let new = self.drafts.iter().filter(|d| d.stored_id.is_none()).count() as i64;
@@ -375,13 +433,20 @@ impl AlertBook {
             }
             for batch in left_over.chunks(BATCH) {
                 sql::execute(
-                    "UPDATE anomaly.alert SET status = 'withdrawn' WHERE alert_id = ANY ($1)",
+                    "UPDATE anomaly.alert SET status = 'withdrawn', flapping = false \
+                      WHERE alert_id = ANY ($1)",
+                    &[batch.to_vec().into()],
+                )?;
+            }
+            for batch in self.settled.chunks(BATCH) {
+                sql::execute(
+                    "UPDATE anomaly.alert SET flapping = false WHERE alert_id = ANY ($1)",
                     &[batch.to_vec().into()],
                 )?;
             }
             result.ids = real_ids;
             for state in states.touched() {
-                state.episode.alert_id = result.id_of(state.episode.alert_id);
+                state.episode.renumber(|id| result.id_of(id));
             }
             Ok(())
         })?;
@@ -389,13 +454,85 @@ impl AlertBook {
     }
 }
 
+/// An alert that the caller may change.
+pub struct OwnedAlert {
+    pub alert_id: i64,
+    pub detector: String,
+    pub entity: String,
+    pub owner: pg_sys::Oid,
+    pub is_open: bool,
+    /// The detector that raised it is still there.
+    pub has_detector: bool,
+}
+
+impl OwnedAlert {
+    /// For members of the owner and of anomaly_admin.
+    ///
+    /// # Errors
+    /// 42704 for an alert that does not exist, or that the caller does not see; 42501 for one that they
+    /// may only look at.
+    pub fn load(alert: i64) -> SqlResult<OwnedAlert> {
+        let unknown = || {
+            report(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+                format!("alert {alert} does not exist"),
+            )
+            .set_hint("SELECT id, description FROM anomaly.alerts")
+        };
+        let found = internal_rights::with(|| {
+            sql::row(
+                "SELECT a.detector, a.entity, a.owner::oid, a.status IN ('open', 'acknowledged'), \
+                    COALESCE(a.raised_at >= d.created_at AND a.owner = d.owner, false) \
+                   FROM anomaly.alert a LEFT JOIN anomaly.detector d USING (detector) \
+                  WHERE a.alert_id = $1",
+                &[alert.into()],
+                |row| {
+                    Ok(OwnedAlert {
+                        alert_id: alert,
+                        detector: row.must(1)?,
+                        entity: row.must(2)?,
+                        owner: row.must(3)?,
+                        is_open: row.must(4)?,
+                        has_detector: row.must(5)?,
+                    })
+                },
+            )
+        })?
+        .ok_or_else(unknown)?;
+        if session::has_privileges_of(session::current_user(), found.owner) || is_admin()? {
+            return Ok(found);
+        }
+        if may_see_all()? {
+            return Err(report(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("must be owner of alert {alert}"),
+            )
+            .set_hint(
+                "SET ROLE to its owner, whom anomaly.alerts names, or ask for anomaly_admin",
+            ));
+        }
+        Err(unknown())
+    }
+}
+
+fn is_admin() -> SqlResult<bool> {
+    Ok(sql::row(
+        "SELECT pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER')",
+        &[],
+        |row| row.must::<bool>(1),
+    )?
+    .unwrap_or(false))
+}
+
 /// Ends alerts of a detector that are open and not among those named: no state knows their episode any
 /// more, so that nobody would ever end them.
 pub fn resolve_all_but(detector: &str, open: &[i64]) -> SqlResult<()> {
     internal_rights::with(|| {
         sql::execute(
-            "UPDATE anomaly.alert SET status = 'resolved', resolved_at = $3 \
-             WHERE detector = $1 AND status IN ('open', 'acknowledged') AND alert_id <> ALL ($2)",
+            "UPDATE anomaly.alert SET status = 'resolved', flapping = false, \
+                resolved_at = CASE status WHEN 'resolved' THEN resolved_at ELSE $3 END \
+             WHERE detector = $1 AND (status IN ('open', 'acknowledged') OR flapping) \
+               AND alert_id <> ALL ($2)",
             &[detector.into(), open.to_vec().into(), sql::timestamptz(session::now())?.into()],
         )
     })?;
@@ -451,6 +588,9 @@ fn draft_json(draft: &Draft, id: i64) -> SqlResult<Value> {
         "at": instant(episode.started_at)?,
         "last_at": instant(episode.last_at)?,
         "resolved_at": draft.resolved_at.map(instant).transpose()?,
+        "reopens": draft.reopens,
+        "reopened": episode.reopened,
+        "flapping": draft.is_flapping(),
         "points": episode.points.min(i32::MAX as u64),
         "peak_at": instant(peak.at)?,
         "value": number(peak.value),
@@ -471,37 +611,42 @@ fn draft_json(draft: &Draft, id: i64) -> SqlResult<Value> {
 const INSERT: &str = "\
     INSERT INTO anomaly.alert (slot, alert_id, detector, owner, status, anomaly_type, \
         detection_strategy, severity, entity, entity_type, metric_name, at, last_at, raised_at, \
-        resolved_at, points, peak_at, value, expected, lower, upper, deviation, score, p_value, \
-        direction, description, suggestion, metadata, model_version, run_id) \
+        resolved_at, reopened, flapping, points, peak_at, value, expected, lower, upper, \
+        deviation, score, p_value, direction, description, suggestion, metadata, model_version, \
+        run_id) \
     SELECT ((extract(year FROM $8 AT TIME ZONE 'UTC') * 12 \
             + extract(month FROM $8 AT TIME ZONE 'UTC')) % 16)::smallint, \
         n.alert_id, $2, $3::oid, n.status, $4, $5, n.severity, n.entity, $7, $6, n.at, n.last_at, \
-        $8, n.resolved_at, n.points, n.peak_at, n.value, n.expected, n.lower, n.upper, \
+        $8, n.resolved_at, n.reopened, n.flapping, n.points, n.peak_at, n.value, n.expected, n.lower, n.upper, \
         n.deviation, n.score, n.p_value, n.direction, n.description, n.suggestion, \
         n.metadata::jsonb, \
         $9, $10 \
       FROM jsonb_to_recordset($1) AS n (alert_id bigint, entity text, status text, \
         severity anomaly.severity, at timestamptz, last_at timestamptz, resolved_at timestamptz, \
-        points int, peak_at timestamptz, value float8, expected float8, lower float8, \
+        reopened int, flapping boolean, points int, peak_at timestamptz, value float8, expected float8, lower float8, \
         upper float8, deviation float8, score float8, p_value float8, direction text, \
         description text, suggestion text, metadata text)";
 
 const UPDATE: &str = "\
     UPDATE anomaly.alert a SET \
-        status = CASE WHEN n.status = 'resolved' OR n.amends AND a.status <> 'acknowledged' \
+        status = CASE WHEN a.resolved_by IS NOT NULL THEN 'resolved' \
+                      WHEN n.status = 'resolved' OR n.reopens \
+                           OR n.amends AND a.status <> 'acknowledged' \
                       THEN n.status ELSE a.status END, \
         severity = n.severity, last_at = n.last_at, \
         at = CASE WHEN n.amends THEN n.at ELSE a.at END, \
-        resolved_at = CASE WHEN n.amends THEN n.resolved_at \
-                           ELSE COALESCE(n.resolved_at, a.resolved_at) END, points = n.points, \
+        resolved_at = CASE WHEN a.resolved_by IS NOT NULL THEN a.resolved_at \
+                           WHEN n.amends OR n.reopens THEN n.resolved_at \
+                           ELSE COALESCE(n.resolved_at, a.resolved_at) END, \
+        reopened = n.reopened, flapping = n.flapping, points = n.points, \
         peak_at = n.peak_at, value = n.value, expected = n.expected, lower = n.lower, \
         upper = n.upper, deviation = n.deviation, score = n.score, p_value = n.p_value, \
         direction = n.direction, description = COALESCE(n.description, a.description), \
         suggestion = COALESCE(n.suggestion, a.suggestion), \
         metadata = COALESCE(n.metadata::jsonb, a.metadata) \
-      FROM jsonb_to_recordset($1) AS n (alert_id bigint, amends boolean, status text, \
-        severity anomaly.severity, at timestamptz, last_at timestamptz, resolved_at timestamptz, points int, \
-        peak_at timestamptz, value float8, expected float8, lower float8, upper float8, \
+      FROM jsonb_to_recordset($1) AS n (alert_id bigint, amends boolean, reopens boolean, \
+        reopened int, flapping boolean, status text, severity anomaly.severity, at timestamptz, \
+        last_at timestamptz, resolved_at timestamptz, points int, peak_at timestamptz, value float8, expected float8, lower float8, upper float8, \
         deviation float8, score float8, p_value float8, direction text, description text, \
         suggestion text, metadata text) \
      WHERE a.alert_id = n.alert_id";

@@ -89,6 +89,8 @@ pub struct DetectorRow {
     pub training_from: i64,
     /// µs; rows that come so much later than the scan that passed their time are judged all the same.
     pub late_window: i64,
+    /// µs; for so long after its end an alert is opened again instead of a new one.
+    pub cool_down: i64,
     pub model: Option<ActiveModel>,
 }
 
@@ -213,6 +215,7 @@ impl DetectorRow {
             min_data_points: self.min_data_points as u64,
             fire_after: self.fire_after as u32,
             clear_after: self.clear_after as u32,
+            cool_down: self.cool_down,
             metric_name: self.metric_name.clone(),
             anomaly_type: self.anomaly_type.clone(),
             time_zone: self.time_zone.clone(),
@@ -281,7 +284,8 @@ fn is_admin() -> SqlResult<bool> {
     Ok(is_member.unwrap_or(false))
 }
 
-fn may_see_all() -> SqlResult<bool> {
+/// Whether the caller may see what others own.
+pub fn may_see_all() -> SqlResult<bool> {
     Ok(sql::row(
         "SELECT pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_monitor', 'MEMBER') \
              OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER')",
@@ -309,7 +313,8 @@ const LOAD: &str = "\
             (s.retrain_requested OR $2 >= COALESCE(s.last_training_time, m.trained_at) \
                                          + d.retrain_every) \
                 AND (s.retry_training_at IS NULL OR $2 >= s.retry_training_at), \
-            s.consecutive_failures, s.detection_times, d.category_columns \
+            s.consecutive_failures, s.detection_times, d.category_columns, \
+            (extract(epoch FROM d.cool_down) * 1000000)::bigint \
       FROM anomaly.detector d JOIN anomaly.detector_state s USING (detector) \
       LEFT JOIN anomaly.model m ON m.detector = d.detector AND m.active \
      WHERE d.detector = $1";
@@ -379,6 +384,7 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
         sampling,
         training_from: row.micros(25)?.unwrap_or(i64::MIN),
         late_window: row.must(38)?,
+        cool_down: row.must(46)?,
         model,
     })
 }

@@ -62,6 +62,8 @@ pub struct Settings<'a> {
     /// By default zero where rows are counted, else ignore.
     pub on_missing: Option<&'a str>,
     pub late_window: Interval,
+    /// For how long after its end an alert is opened again instead of a new one.
+    pub cool_down: Interval,
     pub direction: &'a str,
     pub min_effect: f64,
     pub min_relative_effect: f64,
@@ -106,6 +108,7 @@ fn create_detector(
     late_window: default!(Option<Interval>, "'0'"),
     features: default!(Option<Vec<Option<String>>>, "NULL"),
     retrain_every: default!(Option<Interval>, "NULL"),
+    cool_down: default!(Option<Interval>, "'0'"),
 ) -> SqlResult<String> {
     not_null!(
         anomaly_type,
@@ -125,6 +128,7 @@ fn create_detector(
         min_relative_effect,
         aggregate,
         late_window,
+        cool_down,
     );
     let features = &feature_names(features)?;
     let feed = match source {
@@ -175,6 +179,7 @@ fn create_detector(
         aggregate,
         on_missing,
         late_window,
+        cool_down,
         params: params.0,
         trained_by_caller: false,
     })?
@@ -409,6 +414,7 @@ pub fn check(settings: Settings, owner: pg_sys::Oid) -> SqlResult<Checked> {
     put("alerts_per_day", json!(settings.alerts_per_day));
     put("fire_after", json!(settings.fire_after));
     put("clear_after", json!(settings.clear_after));
+    put("cool_down", interval_json(Some(&settings.cool_down)));
     put("max_entities", json!(settings.max_entities));
     put("kind", json!(sampling.kind.as_str()));
     put("direction", json!(settings.direction));
@@ -485,6 +491,7 @@ impl Settings<'_> {
             min_data_points: self.min_data_points as u64,
             fire_after: self.fire_after as u32,
             clear_after: self.clear_after as u32,
+            cool_down: i64::try_from(interval_micros(&self.cool_down)).unwrap_or(i64::MAX),
             metric_name: self.metric_name.to_owned(),
             anomaly_type: self.anomaly_type.to_owned(),
             time_zone: self.time_zone.to_owned(),
@@ -541,6 +548,9 @@ fn check_ranges(settings: &Settings) -> SqlResult<()> {
             "retrain_every must be at least one minute",
             "for example retrain_every => '7 days', or leave it out: models learn each point anyway",
         ));
+    }
+    if interval_micros(&settings.cool_down) < 0 {
+        return Err(invalid("cool_down must not be negative", "for example cool_down => '1 hour'"));
     }
     if interval_micros(&settings.training_window) <= 0 {
         return Err(invalid(

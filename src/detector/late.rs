@@ -1,7 +1,7 @@
 //! Rows that arrive after the scan has passed their time, and corrected ones: they are judged as if they
 //! had been there in time. DESIGN.md, "Late rows", says how.
 
-use anomaly_core::{Detector, EntityState, Phase, digest::Digest};
+use anomaly_core::{Detector, EntityState, digest::Digest};
 
 use crate::{
     detector::{
@@ -201,8 +201,15 @@ impl LateWindow {
         for (&position, (payload, metadata)) in changed.iter().zip(stored) {
             states.put_back(position, payload.unwrap_or_default());
             let (name, state) = states.at(&row.detector, core, position)?;
-            if state.episode.phase == Phase::Open && state.episode.alert_id > 0 {
-                book.resume(core, name, &state.episode, metadata);
+            let episode = state.episode;
+            if episode.latest_alert() <= 0 {
+                continue;
+            }
+            match episode.cooling {
+                Some(ended) => {
+                    book.resume(core, name, &ended.episode(), Some(ended.ended_at), metadata);
+                }
+                None => book.resume(core, name, &episode, None, metadata),
             }
         }
         book.reconsider(row, begin, &names)
@@ -260,7 +267,7 @@ impl LateWindow {
             *reached += 1;
             row.sampling
                 .pass(state, at, &mut |state, arrival| judging.judge(name, state, &arrival))?;
-            let alert_id = state.episode.alert_id;
+            let alert_id = state.episode.latest_alert();
             self.passed.push(Passed {
                 position,
                 at,
@@ -387,9 +394,9 @@ impl LateWindow {
                 entities.push(states.name(passed.position));
                 payloads.push(match alerts.id_of(passed.alert_id) {
                     id if id == passed.alert_id => passed.payload.clone(),
-                    id => {
+                    _ => {
                         let mut state = core.decode_state(&passed.payload).map_err(from_core)?;
-                        state.episode.alert_id = id;
+                        state.episode.renumber(|id| alerts.id_of(id));
                         core.encode_state(&state).map_err(from_core)?
                     }
                 });
@@ -432,10 +439,17 @@ fn keep_checkpoint(row: &DetectorRow, version: i32, at: i64) -> SqlResult<()> {
              SELECT s.detector, s.version, $3, s.entity, s.payload, a.metadata \
                FROM anomaly.entity_state s LEFT JOIN ( \
                     SELECT DISTINCT ON (entity) entity, metadata FROM anomaly.alert \
-                     WHERE detector = $1 AND status IN ('open', 'acknowledged') \
+                     WHERE detector = $1 AND (status IN ('open', 'acknowledged') \
+                        OR $4 > 0 AND status = 'resolved' \
+                           AND resolved_at >= $3 - $4 * interval '1 microsecond') \
                      ORDER BY entity, alert_id DESC) a USING (entity) \
               WHERE s.detector = $1 AND s.version = $2",
-            &[row.detector.as_str().into(), version.into(), sql::timestamptz(at)?.into()],
+            &[
+                row.detector.as_str().into(),
+                version.into(),
+                sql::timestamptz(at)?.into(),
+                row.cool_down.into(),
+            ],
         )
     })?;
     Ok(())

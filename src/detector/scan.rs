@@ -195,6 +195,9 @@ impl Judging<'_> {
     ) -> SqlResult<()> {
         // Each point: one may make a model fit itself anew, which takes a good part of a second.
         pgrx::check_for_interrupts!();
+        if self.again {
+            self.book.end_by_hand(entity, state, arrival.at(), self.with_from);
+        }
         let outcome = self.core.process_arrival(state, Some(self.shared), arrival);
         let at = arrival.at();
         if !self.again || at > self.from || at == self.from && self.with_from {

@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use anomaly_core::{
-    Detector, EntityState, Episode, Error, Phase, detector::standing, gaps::Presence,
-};
+use anomaly_core::{Detector, EntityState, Episode, Error, detector::standing, gaps::Presence};
 use pgrx::{PgSqlErrorCode, pg_sys::panic::ErrorReport};
 
 use crate::{
@@ -320,7 +318,7 @@ impl EntityStates {
     /// open when the baseline is learned anew.
     pub fn keep_episodes(&mut self, row: &DetectorRow, core: &Detector) -> SqlResult<()> {
         for (entity, episode, presence) in going_on(row)? {
-            if episode.phase != Phase::Quiet
+            if !episode.is_idle()
                 && let Some((_, new)) = self.get(&row.detector, core, entity.as_bytes())?
             {
                 new.episode = episode;
@@ -348,7 +346,7 @@ impl EntityStates {
         }
         for (entity, episode, presence) in going_on(row)? {
             if (presence.is_some()
-                || episode.phase != Phase::Quiet
+                || !episode.is_idle()
                 || self.index.contains_key(entity.as_bytes()))
                 && let Some((_, state)) = self.get(&row.detector, core, entity.as_bytes())?
             {
@@ -359,10 +357,9 @@ impl EntityStates {
         Ok(())
     }
 
-    /// Alerts that are open in the states that were touched.
+    /// Alerts that are open in the states that were touched, or may be opened again.
     pub fn open_alerts(&mut self) -> Vec<i64> {
-        let open = self.touched().filter(|state| state.episode.phase == Phase::Open);
-        open.map(|state| state.episode.alert_id).filter(|id| *id > 0).collect()
+        self.touched().map(|state| state.episode.latest_alert()).filter(|id| *id > 0).collect()
     }
 
     /// Writes the touched states of a version.

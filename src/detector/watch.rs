@@ -61,6 +61,7 @@ fn watch(
     late_window: default!(Option<Interval>, "'0'"),
     features: default!(Option<Vec<Option<String>>>, "NULL"),
     retrain_every: default!(Option<Interval>, "NULL"),
+    cool_down: default!(Option<Interval>, "'0'"),
 ) -> Result<
     TableIterator<
         'static,
@@ -91,6 +92,7 @@ fn watch(
         min_relative_effect,
         aggregate,
         late_window,
+        cool_down,
     );
     let sampling =
         Sampling::check(&Wanted { kind, trials, bucket, aggregate, on_missing, time_zone })?;
@@ -156,6 +158,7 @@ fn watch(
         aggregate,
         on_missing,
         late_window,
+        cool_down,
         params: params.0,
         trained_by_caller: session::session_user() == session::current_user(),
     })?;

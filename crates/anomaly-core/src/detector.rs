@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::calendar::Calendar;
 use crate::codec::{self, Reader};
-use crate::episode::{Episode, Observed, Transition};
+use crate::episode::{Episode, LifeCycle, Observed, Transition};
 use crate::gaps::{Arrival, Presence};
 use crate::guidance::{Accepted, Guidance, Tolerance};
 use crate::point::Point;
@@ -57,6 +57,8 @@ pub struct DetectorConfig {
     pub fire_after: u32,
     /// Consecutive normal points that resolve it.
     pub clear_after: u32,
+    /// For how long after its end an alert is opened again instead of a new one, µs.
+    pub cool_down: i64,
     pub metric_name: String,
     pub anomaly_type: String,
     /// IANA name; hours and weekdays are local ones.
@@ -88,6 +90,7 @@ impl Default for DetectorConfig {
             min_data_points: 100,
             fire_after: 1,
             clear_after: 3,
+            cool_down: 0,
             metric_name: "value".into(),
             anomaly_type: "data_outlier".into(),
             time_zone: "UTC".into(),
@@ -155,6 +158,8 @@ pub struct Outcome {
     /// when a later point becomes the peak. `features` are the names and values of its further
     /// columns, in their order; of a category the code of its `level`.
     pub metadata: Option<Map<String, Value>>,
+    /// The alert that was flapping and has stayed quiet until this point.
+    pub settled: Option<i64>,
 }
 
 /// A checked configuration.
@@ -255,6 +260,12 @@ impl Detector {
         at_least("fire_after", u64::from(config.fire_after), 1)?;
         strategy.check_fire_after(config.fire_after)?;
         at_least("clear_after", u64::from(config.clear_after), 1)?;
+        if config.cool_down < 0 {
+            return Err(Error::invalid(
+                format!("cool_down is {} µs", config.cool_down),
+                "cool_down must not be negative.",
+            ));
+        }
         not_negative("min_effect", config.min_effect)?;
         not_negative("min_relative_effect", config.min_relative_effect)?;
         if config.direction == Some(Direction::None) {
@@ -392,14 +403,16 @@ impl Detector {
         let unusual = verdict.is_anomaly;
         verdict.is_anomaly &= self.matters(&verdict);
 
-        let observed =
-            state.episode.observe(&verdict, self.config.fire_after, self.config.clear_after);
+        let observed = state.episode.observe(&verdict, &self.life_cycle());
         let metadata = match observed.transition {
             Some(Transition::Opened(episode)) => {
                 Some(self.metadata(judge.as_ref(), &Verdict::from(&episode.peak), point))
             }
-            Some(Transition::Updated(_)) if observed.new_peak => {
+            Some(Transition::Updated(_) | Transition::Escalated(_)) if observed.new_peak => {
                 Some(self.metadata(judge.as_ref(), &verdict, point))
+            }
+            Some(Transition::Reopened(episode)) if observed.new_peak => {
+                Some(self.metadata(judge.as_ref(), &Verdict::from(&episode.peak), point))
             }
             _ => None,
         };
@@ -410,7 +423,8 @@ impl Detector {
         }
         if state.guidance.is_excluded(point.at) {
             // To the model as if it had never been there.
-            return Outcome { verdict, transition: observed.transition, metadata };
+            let (transition, settled) = (observed.transition, observed.settled);
+            return Outcome { verdict, transition, metadata, settled };
         }
         if warming || !unusual || state.left_out > LEFT_OUT_BUDGET {
             state.model.learn(point);
@@ -423,13 +437,22 @@ impl Detector {
         }
         if let Some(ended) = observed.ended
             && !warming
+            && !ended.peak_is_learned
             && !ended.peak.value.is_nan()
             && !state.guidance.is_excluded(ended.peak.at)
         {
             let peak = Point::new(ended.peak.at, ended.peak.value);
             state.model.learn_clipped(&peak);
         }
-        Outcome { verdict, transition: observed.transition, metadata }
+        Outcome { verdict, transition: observed.transition, metadata, settled: observed.settled }
+    }
+
+    fn life_cycle(&self) -> LifeCycle {
+        LifeCycle {
+            fire_after: self.config.fire_after,
+            clear_after: self.config.clear_after,
+            cool_down: self.config.cool_down,
+        }
     }
 
     /// The figures behind the peak of an episode; if that is the latest point, with its further columns
@@ -489,17 +512,19 @@ impl Detector {
             tail: Tail::LnP(ln_p),
             ..judged
         };
-        let observed =
-            state.episode.observe(&verdict, self.config.fire_after, self.config.clear_after);
+        let observed = state.episode.observe(&verdict, &self.life_cycle());
         let metadata = || Map::from_iter([("missing_in_a_row".to_owned(), Value::from(run))]);
         let metadata = match observed {
             Observed { transition: Some(Transition::Opened(_)), .. } => Some(metadata()),
-            Observed { transition: Some(Transition::Updated(_)), new_peak: true, .. } => {
-                Some(metadata())
-            }
+            Observed {
+                transition:
+                    Some(Transition::Updated(_) | Transition::Escalated(_) | Transition::Reopened(_)),
+                new_peak: true,
+                ..
+            } => Some(metadata()),
             _ => None,
         };
-        Outcome { verdict, transition: observed.transition, metadata }
+        Outcome { verdict, transition: observed.transition, metadata, settled: observed.settled }
     }
 
     /// Judges a point and changes nothing.

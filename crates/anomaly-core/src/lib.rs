@@ -41,7 +41,7 @@ pub mod window;
 
 pub use calendar::Calendar;
 pub use detector::{Detector, DetectorConfig, EntityState, Outcome};
-pub use episode::{Episode, Phase, Transition};
+pub use episode::{Episode, FLAPPING, Phase, Transition};
 pub use error::{Error, Result};
 pub use point::Point;
 pub use verdict::{Direction, Severity, Status, Verdict};

@@ -4,13 +4,19 @@ mod common;
 
 use anomaly_core::strategy::STRATEGIES;
 use anomaly_core::{
-    Detector, DetectorConfig, EntityState, Episode, Error, Phase, Point, Transition,
+    Detector, DetectorConfig, EntityState, Episode, Error, FLAPPING, Outcome, Phase, Point,
+    Transition,
 };
 use common::{Rng, config, trained};
 use proptest::prelude::*;
 
 fn detector(fire_after: u32, clear_after: u32) -> Detector {
     Detector::new(DetectorConfig { fire_after, clear_after, ..config("zscore") }).unwrap()
+}
+
+fn cooling(fire_after: u32, clear_after: u32, cool_down: i64) -> Detector {
+    let config = DetectorConfig { fire_after, clear_after, cool_down, ..config("zscore") };
+    Detector::new(config).unwrap()
 }
 
 fn warm(detector: &Detector) -> EntityState {
@@ -30,14 +36,22 @@ fn run(detector: &Detector, state: &mut EntityState, from: i64, points: &str) ->
                 '.' => 50.0,
                 _ => f64::NAN,
             };
-            match detector.process(state, None, &Point::new(at, value)).transition {
-                None => '-',
-                Some(Transition::Opened(_)) => 'O',
-                Some(Transition::Updated(_)) => 'U',
-                Some(Transition::Resolved(_)) => 'R',
-            }
+            letter(&detector.process(state, None, &Point::new(at, value)))
         })
         .collect()
+}
+
+/// `S` stands for a point that did nothing but let an alert settle.
+fn letter(outcome: &Outcome) -> char {
+    match outcome.transition {
+        None if outcome.settled.is_some() => 'S',
+        None => '-',
+        Some(Transition::Opened(_)) => 'O',
+        Some(Transition::Updated(_)) => 'U',
+        Some(Transition::Escalated(_)) => 'E',
+        Some(Transition::Reopened(_)) => 'A',
+        Some(Transition::Resolved(_)) => 'R',
+    }
 }
 
 #[test]
@@ -164,6 +178,108 @@ fn the_alert_id_is_kept_until_the_episode_ends() {
     assert_eq!(state.episode.alert_id, 0);
 }
 
+/// check_c39_cool_down: within it the same alert opens again; a run counts that begins in time.
+#[test]
+fn check_c39_an_alert_is_opened_again_within_its_cool_down() {
+    for (fire, clear, cool, points, expected) in [
+        (1, 1, 3, "!.!.", "ORAR"),
+        (1, 1, 3, "!..!.", "OR-AR"),
+        (1, 1, 2, "!...!.", "OR--OR"),
+        (1, 2, 2, "!..!", "O-RA"),
+        (2, 1, 2, "!!.!.!!.", "-OR---OR"),
+        // begun in time, and counted to the end
+        (2, 1, 2, "!!..!!", "-OR--A"),
+        // each end begins a new cool-down; the alert flaps from the third time on
+        (1, 1, 2, "!.!.!.!.!.....", "ORARARARAR--S-"),
+        (1, 1, 2, "!.!.!.!...!", "ORARARAR--O"),
+        (1, 1, 2, "!.!.!....", "ORARAR---"),
+        // NaN changes nothing
+        (1, 1, 2, "!.!.!.!.????.", "ORARARAR----S"),
+        (1, 1, 0, "!.!.", "OROR"),
+    ] {
+        let detector = cooling(fire, clear, cool);
+        let mut state = warm(&detector);
+        assert_eq!(run(&detector, &mut state, 0, points), expected, "{points} cool {cool}");
+    }
+    assert!(Detector::new(DetectorConfig { cool_down: -1, ..config("zscore") }).is_err());
+}
+
+#[test]
+fn an_alert_that_is_opened_again_is_of_all_its_points() {
+    let detector = cooling(2, 1, 100);
+    let mut state = warm(&detector);
+    let mut feed = |at: i64, x: f64| detector.process(&mut state, None, &Point::new(at, x));
+    feed(10, 95.0);
+    feed(20, 90.0);
+    assert!(feed(30, 50.0).transition.is_some());
+    assert!(feed(40, 85.0).transition.is_none());
+    let again = feed(50, 80.0);
+    let Some(Transition::Reopened(e)) = again.transition else { panic!("{again:?}") };
+    assert_eq!((e.started_at, e.last_at, e.points, e.reopened), (10, 50, 4, 1));
+    assert_eq!((e.peak.at, e.peak_is_learned), (10, true));
+    assert!(again.metadata.is_none(), "the figures of its peak are known");
+    assert!(feed(60, 50.0).transition.is_some());
+    feed(70, 99.0);
+    let again = feed(80, 80.0);
+    let Some(Transition::Reopened(e)) = again.transition else { panic!("{again:?}") };
+    assert_eq!((e.points, e.reopened, e.peak.at, e.peak_is_learned), (6, 2, 70, false));
+    let z = again.metadata.unwrap()["z_score"].as_f64().unwrap();
+    assert_eq!(z, e.peak.statistic, "of the run's peak, not of the point that opened it again");
+}
+
+/// Of an episode only the peak is learned, once: what opens again without exceeding it adds nothing.
+#[test]
+fn a_peak_is_learned_once() {
+    let detector = cooling(1, 1, 1000);
+    let count = |points: &[f64]| {
+        let mut state = warm(&detector);
+        for (at, x) in points.iter().enumerate() {
+            detector.process(&mut state, None, &Point::new(at as i64, *x));
+        }
+        state.model.count()
+    };
+    assert_eq!(count(&[90.0, 50.0, 80.0, 50.0]), count(&[90.0, 50.0, 50.0]));
+    assert_eq!(count(&[90.0, 50.0, 95.0, 50.0]), count(&[90.0, 50.0, 50.0]) + 1);
+}
+
+/// A higher severity within an open episode is said once, as it rises.
+#[test]
+fn severity_escalates_within_an_episode() {
+    let detector = detector(1, 3);
+    let mut state = warm(&detector);
+    let mut feed = |at: i64, z: f64| {
+        let outcome = detector.process(&mut state, None, &Point::new(at, 50.0 + z));
+        (letter(&outcome), outcome.metadata.is_some())
+    };
+    // four spreads from the mean are critical, nine an emergency
+    assert_eq!(feed(1, 4.2), ('O', true));
+    assert_eq!(feed(2, 4.3), ('U', true));
+    assert_eq!(feed(3, 9.0), ('E', true));
+    assert_eq!(feed(4, 9.5), ('U', true));
+    assert_eq!(feed(5, 4.2), ('U', false));
+}
+
+#[test]
+fn a_state_that_cools_is_stored_with_its_alert() {
+    let detector = cooling(2, 1, 50);
+    let mut state = warm(&detector);
+    run(&detector, &mut state, 0, "!!");
+    state.episode.renumber(|_| 42);
+    run(&detector, &mut state, 2, ".!!.!");
+    assert_eq!((state.episode.phase, state.episode.latest_alert()), (Phase::Pending, 42));
+    assert_eq!(state.episode.cooling.unwrap().reopened, 1);
+    let bytes = detector.encode_state(&state).unwrap();
+    let back = detector.decode_state(&bytes).unwrap();
+    assert_eq!(back.episode, state.episode);
+    assert_eq!(back.episode.cooling.unwrap().episode().points, 4);
+    let mut open = back;
+    run(&detector, &mut open, 7, "!");
+    let again = detector.decode_state(&detector.encode_state(&open).unwrap()).unwrap();
+    assert_eq!(again.episode, open.episode);
+    assert_eq!((again.episode.alert_id, again.episode.reopened), (42, 2));
+    assert!(again.episode.reopened < FLAPPING);
+}
+
 proptest! {
     /// However a series is cut into scans, its transitions are the same.
     #[test]
@@ -172,8 +288,9 @@ proptest! {
         cut in 0..60usize,
         fire in 1..4u32,
         clear in 1..4u32,
+        cool_down in prop_oneof![Just(0i64), 1..20i64],
     ) {
-        let detector = detector(fire, clear);
+        let detector = cooling(fire, clear, cool_down);
         let whole = run(&detector, &mut warm(&detector), 0, &points);
         let cut = cut.min(points.len());
         let mut state = warm(&detector);
@@ -185,16 +302,12 @@ proptest! {
             }
             let value = match c { '!' => 80.0 + i as f64, '.' => 50.0, _ => f64::NAN };
             let outcome = detector.process(&mut state, None, &Point::new(i as i64, value));
-            parts.push(match outcome.transition {
-                None => '-',
-                Some(Transition::Opened(_)) => 'O',
-                Some(Transition::Updated(_)) => 'U',
-                Some(Transition::Resolved(_)) => 'R',
-            });
+            parts.push(letter(&outcome));
         }
         prop_assert_eq!(&parts, &whole);
-        // an alert opens once and is resolved before the next
-        let marks: String = whole.chars().filter(|c| "OR".contains(*c)).collect();
+        // an alert opens once and is resolved before the next, or before it opens again
+        let marks: String =
+            whole.replace('A', "O").chars().filter(|c| "OR".contains(*c)).collect();
         prop_assert!(marks.as_bytes().windows(2).all(|w| w[0] != w[1]), "{}", marks);
         prop_assert!(!marks.starts_with('R'));
     }

@@ -80,7 +80,13 @@ fn a_silence_is_one_episode_that_grows() {
         assert!(verdict.deviation() > before && verdict.expected > 0.0);
         before = verdict.deviation();
         if i > 0 {
-            assert!(matches!(outcome.transition, Some(Transition::Updated(_))), "{i}");
+            assert!(
+                matches!(
+                    outcome.transition,
+                    Some(Transition::Updated(_) | Transition::Escalated(_))
+                ),
+                "{i}"
+            );
             let metadata = outcome.metadata.as_ref().unwrap();
             assert_eq!(metadata["missing_in_a_row"], i as u64 + 1);
         }

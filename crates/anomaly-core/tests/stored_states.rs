@@ -3,7 +3,7 @@
 mod common;
 
 use anomaly_core::exported::ExportedModel;
-use anomaly_core::{Detector, Error, Point, codec};
+use anomaly_core::{Detector, DetectorConfig, Error, Point, codec};
 use common::{config, trained, with_alpha};
 
 fn state_bytes(name: &str, open: bool) -> Vec<u8> {
@@ -58,6 +58,33 @@ fn golden_bytes() {
         assert_eq!(state.episode.peak.value, 99.5);
         assert_eq!(state.model.count(), 130);
     }
+}
+
+/// As [`golden_bytes`], of an episode that has ended and may be opened again, and of one that was.
+#[test]
+fn golden_bytes_of_an_episode_that_cools() {
+    let cooling = DetectorConfig { cool_down: 1_000_000, clear_after: 1, ..config("zscore") };
+    let detector = Detector::new(cooling).unwrap();
+    let mut state = trained(&detector, (0..130).map(|i| f64::from((i * 37) % 11) + 0.25));
+    let mut feed = |at: i64, x: f64| {
+        detector.process(&mut state, None, &Point::new(at, x));
+        state.episode.renumber(|id| if id == 0 { 0 } else { 7 });
+        detector.encode_state(&state).unwrap()
+    };
+    feed(5_000_000, 99.5);
+    let ended = feed(5_100_000, 5.0);
+    let again = feed(5_200_000, 77.5);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/state_v1_cooling.hex");
+    let bytes = format!("{}\n{}\n", hex(&ended), hex(&again));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, &bytes).unwrap();
+    }
+    assert_eq!(bytes, std::fs::read_to_string(path).unwrap(), "the stored format has changed");
+    let before = detector.decode_state(&ended).unwrap().episode.cooling.unwrap();
+    assert_eq!((before.started_at, before.ended_at, before.points), (5_000_000, 5_100_000, 1));
+    let open = detector.decode_state(&again).unwrap().episode;
+    assert_eq!((open.reopened, open.points, open.peak.value), (1, 2, 99.5));
+    assert!(open.peak_is_learned && open.cooling.is_none());
 }
 
 /// As [`golden_bytes`], of what `anomaly.export_model` gives out.

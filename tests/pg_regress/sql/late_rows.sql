@@ -40,6 +40,9 @@ SELECT anomaly.create_detector('data_volume', 'mad', 'n', source => 'meter', at 
   FROM (VALUES ('', interval '1 hour'), ('_twin', '0')) d (n, w) ORDER BY 1;
 SELECT anomaly.create_detector('data_missing', 'mad', 'v', source => 'meter', value => 'v', at => 'at', entity => 'sensor', bucket => '1 minute', on_missing => rule, fire_after => 2, training_window => '10 hours', late_window => w, name => 'late_' || rule || n)
   FROM unnest('{anomaly,interpolate,previous}'::text[]) rule, (VALUES ('', interval '1 hour'), ('_twin', '0')) d (n, w) ORDER BY 1;
+-- Alerts that are opened again: what comes late splits one, joins two, or ends a cool-down.
+SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'meter', value => 'v', at => 'at', entity => 'sensor', training_window => '10 hours', threshold => 6, clear_after => 1, cool_down => '45 minutes', late_window => w, name => 'late_cool' || n)
+  FROM (VALUES ('', interval '1 hour'), ('_twin', '0')) d (n, w) ORDER BY 1;
 SELECT pg_temp.set_clock(0);
 SELECT d.detector, t.status, t.trained_rows FROM anomaly.detectors d, anomaly.train(d.detector) t WHERE d.detector ~ '^late_' ORDER BY d.detector COLLATE "C";
 
@@ -147,12 +150,15 @@ SELECT pg_temp.set_clock(440);
 SELECT count(pg_temp.scan(detector)) FROM anomaly.detectors WHERE detector ~ '^late_.*_twin$';
 SELECT count(pg_temp.scan(detector)) FROM anomaly.detectors WHERE detector ~ '^late_' AND detector !~ '_twin$';
 CREATE VIEW late_result AS SELECT regexp_replace(detector, '_twin$', '') AS detector, detector ~ '_twin$' AS is_twin, concat_ws(' ', entity, at, last_at, points, peak_at, value, expected, lower, upper, deviation, score,
-       p_value, severity, direction, replace(status, 'acknowledged', 'open'), resolved_at, description, suggestion, metadata) AS said FROM anomaly.alerts WHERE detector ~ '^late_' AND status <> 'withdrawn'
+       p_value, severity, direction, replace(status, 'acknowledged', 'open'), resolved_at, reopened, flapping, description, suggestion, metadata) AS said FROM anomaly.alerts WHERE detector ~ '^late_' AND status <> 'withdrawn'
 UNION ALL
 SELECT regexp_replace(detector, '_twin$', ''), detector ~ '_twin$', concat_ws(' ', 'state', entity, md5(payload)) FROM anomaly.entity_state s WHERE detector ~ '^late_'
-   AND NOT EXISTS (SELECT FROM anomaly.alerts a WHERE a.detector = s.detector AND COALESCE(a.entity, '') = s.entity AND a.status IN ('open', 'acknowledged'));
+   AND NOT EXISTS (SELECT FROM anomaly.alerts a WHERE a.detector = s.detector AND COALESCE(a.entity, '') = s.entity 
+      -- a state holds the number of its alert while that is open or may be opened again
+      AND (a.status IN ('open', 'acknowledged') OR s.detector ~ '^late_cool' AND pg_temp.minute(a.resolved_at) > 390));
 SELECT detector, count(*) FILTER (WHERE said !~ '^state') > 0 AS has_alerts, count(*) FILTER (WHERE said ~ '^state') > 0 AS has_states FROM late_result WHERE is_twin GROUP BY 1 ORDER BY detector COLLATE "C";
 SELECT detector, is_twin, said FROM late_result l WHERE NOT EXISTS (SELECT FROM late_result o WHERE o.detector = l.detector AND o.is_twin <> l.is_twin AND o.said = l.said) ORDER BY 1, 3, 2;
+SELECT max(reopened) > 2 AS reopened, bool_or(flapping) AS flapping FROM anomaly.alerts WHERE detector = 'late_cool' AND status <> 'withdrawn';
 SELECT d.detector, d.points_processed = t.points_processed AS all_counted FROM anomaly.detectors d JOIN anomaly.detectors t ON t.detector = d.detector || '_twin' WHERE d.detector IN ('late_z', 'late_mad') ORDER BY 1;
 
 -- What is older than the oldest checkpoint is not looked at any more.
@@ -172,5 +178,29 @@ SELECT count(*) FROM anomaly.checkpoint;
 DELETE FROM anomaly.alert WHERE detector ~ '^late_';
 DELETE FROM anomaly.run WHERE detector ~ '^late_';
 ALTER SEQUENCE anomaly.alert_id_seq RESTART;
+-- Resolved by hand, an alert stays resolved when its points are judged again, and what came after it keeps its own.
+TRUNCATE meter;
+SELECT pg_temp.measure(-300, 29);
+SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'meter', value => 'v', at => 'at', entity => 'sensor', training_window => '10 hours', threshold => 6, late_window => '1 hour', name => 'late_hand');
+SELECT pg_temp.set_clock(0);
+SELECT status FROM anomaly.train('late_hand');
+UPDATE meter SET v = 600 + minute WHERE sensor = 'a' AND minute BETWEEN 20 AND 29;
+SELECT pg_temp.set_clock(30);
+SELECT pg_temp.scan('late_hand');
+SELECT anomaly.resolve(id) FROM anomaly.alerts WHERE detector = 'late_hand';
+SELECT pg_temp.measure(30, 39);
+UPDATE meter SET v = 600 + minute WHERE sensor = 'a' AND minute BETWEEN 30 AND 33;
+SELECT pg_temp.set_clock(40);
+SELECT pg_temp.scan('late_hand');
+CREATE VIEW late_by_hand AS SELECT row_number() OVER (ORDER BY id) AS nr, status, resolved_by IS NOT NULL AS by_hand, pg_temp.minute(at) AS first, pg_temp.minute(last_at) AS last, points, value FROM anomaly.alerts WHERE detector = 'late_hand';
+SELECT * FROM late_by_hand ORDER BY nr;
+UPDATE meter SET v = 900 WHERE sensor = 'a' AND minute IN (25, 32);
+SELECT pg_temp.scan('late_hand');
+SELECT * FROM late_by_hand ORDER BY nr;
+SELECT anomaly.drop_detector('late_hand');
+DELETE FROM anomaly.alert WHERE detector = 'late_hand';
+DELETE FROM anomaly.run WHERE detector = 'late_hand';
+ALTER SEQUENCE anomaly.alert_id_seq RESTART;
+DROP VIEW late_by_hand;
 DROP VIEW late_result, late_alert;
 DROP TABLE meter, late_clock;

@@ -54,6 +54,8 @@ CREATE TABLE anomaly.alert (
     direction          text        NOT NULL,
     description        text        NOT NULL,
     suggestion         text,
+    -- how many numbers were given to transitions that handlers hear of
+    transitions        integer     NOT NULL DEFAULT 0,
     related_alerts     uuid[]      NOT NULL DEFAULT '{}',
     metadata           jsonb       NOT NULL DEFAULT '{}',
     model_version      integer     NOT NULL,
@@ -81,6 +83,9 @@ CREATE TABLE anomaly.alert_15 PARTITION OF anomaly.alert FOR VALUES IN (15);
 
 -- The second wall behind "one row per episode": the same episode cannot be stored twice in a slot.
 CREATE UNIQUE INDEX alert_episode ON anomaly.alert (detector, entity, at, slot);
+-- Few alerts are open at a time: what is related to a new one is looked for among them.
+CREATE INDEX alert_open ON anomaly.alert (detector, alert_id) WHERE status IN ('open', 'acknowledged');
+CREATE INDEX alert_open_entity ON anomaly.alert (entity, alert_id) WHERE status IN ('open', 'acknowledged');
 CREATE INDEX alert_at ON anomaly.alert (at DESC);
 CREATE INDEX alert_type_at ON anomaly.alert (anomaly_type, at DESC);
 CREATE INDEX alert_severity_at ON anomaly.alert (severity_rank, at DESC);

@@ -13,6 +13,8 @@ SELECT pg_catalog.pg_extension_config_dump('anomaly.judgement', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.judgement_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.exclusion', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.exclusion_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.handler', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.anomaly_type', 'WHERE NOT builtin');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.strategy', 'WHERE NOT builtin');
 
@@ -88,3 +90,4 @@ SELECT pg_catalog.pg_extension_config_dump('anomaly.sample_31', '');
 -- Without these, the first insert after a restore would hand out a number that exists.
 SELECT pg_catalog.pg_extension_config_dump('anomaly.run_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.alert_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.outbox_id_seq', '');

@@ -44,12 +44,23 @@ SELECT i.kind, i.name, i.owner, j.status, j.reason, j.hint, i.next_due, i.consec
         SELECT 'monitor', m.monitor, m.owner, m.enabled,
                CASE WHEN m.enabled AND m.next_due IS NULL THEN 'broken' ELSE 'active' END, NULL, NULL,
                m.next_due, m.consecutive_failures, m.every, NULL, true, 'enable_monitor'
-          FROM anomaly.monitor m) i
+          FROM anomaly.monitor m
+        UNION ALL
+        SELECT 'handler', h.handler, h.owner, h.enabled, CASE WHEN o.dead THEN 'broken' ELSE 'active' END, o.last_error, NULL,
+               o.next_try, COALESCE(o.attempts, 0), NULL, NULL, true, 'enable_handler'
+          FROM anomaly.handler h
+          LEFT JOIN LATERAL (
+                -- what waits for the delivery server is not ours to be late with
+                SELECT pg_catalog.bool_or(o.dead) AS dead, pg_catalog.max(o.attempts) FILTER (WHERE o.last_error IS NOT NULL) AS attempts,
+                       pg_catalog.min(o.next_try) FILTER (WHERE NOT o.dead AND h.kind IN ('function', 'notify')) AS next_try,
+                       (pg_catalog.array_agg(o.last_error ORDER BY o.dead DESC, o.id DESC) FILTER (WHERE o.last_error IS NOT NULL))[1] AS last_error
+                  FROM anomaly.outbox o WHERE o.handler OPERATOR(pg_catalog.=) h.handler) o ON true) i
   LEFT JOIN pg_catalog.pg_roles o ON o.oid OPERATOR(pg_catalog.=) i.owner
   LEFT JOIN LATERAL (
         SELECT r.status, r.error_message FROM anomaly.run r
          WHERE i.consecutive_failures OPERATOR(pg_catalog.>) 0
            AND r.status IN ('failed', 'crashed')
+           AND i.kind OPERATOR(pg_catalog.<>) 'handler'
            AND CASE i.kind WHEN 'detector' THEN r.detector ELSE r.monitor END OPERATOR(pg_catalog.=) i.name
          ORDER BY r.started_at DESC LIMIT 1) l ON true
  CROSS JOIN LATERAL (
@@ -73,6 +84,8 @@ SELECT i.kind, i.name, i.owner, j.status, j.reason, j.hint, i.next_due, i.consec
                     WHEN c.status IN ('broken', 'failing') AND i.status_hint IS NOT NULL THEN i.status_hint
                     WHEN c.status IN ('broken', 'disabled') AND i.monitor_enabled
                          THEN pg_catalog.format('SELECT anomaly.%s(%L)', i.enable, i.name)
+                    WHEN c.status OPERATOR(pg_catalog.=) 'failing' AND i.kind OPERATOR(pg_catalog.=) 'handler'
+                         THEN pg_catalog.format('SELECT * FROM anomaly.deliveries WHERE handler = %L ORDER BY id', i.name)
                     WHEN c.status OPERATOR(pg_catalog.=) 'failing'
                          THEN pg_catalog.format('SELECT * FROM anomaly.runs WHERE %I = %L ORDER BY run_id DESC', i.kind, i.name)
                     WHEN c.status OPERATOR(pg_catalog.=) 'late' THEN 'see the rows of kind system' END AS hint) j
@@ -97,6 +110,7 @@ DECLARE
     hint    pg_catalog.text;
     skipped pg_catalog.text;
     cancelled pg_catalog.bool;
+    handled pg_catalog.int8;
 BEGIN
     LOOP
         run := anomaly.claim_next_due(began);
@@ -122,12 +136,18 @@ BEGIN
         END IF;
     END LOOP;
     COMMIT;
+    -- Each message in a transaction of its own, as a worker does; a thousand at most, because a handler may cause more.
+    FOR i IN 1 .. 1000 LOOP
+        SELECT d.delivered OPERATOR(pg_catalog.+) d.failed INTO handled FROM anomaly.deliver(1) d;
+        COMMIT;
+        EXIT WHEN handled OPERATOR(pg_catalog.=) 0;
+    END LOOP;
     FOR skipped IN SELECT * FROM anomaly.due_of_others() LOOP
         RAISE NOTICE 'skipped: %', skipped USING HINT = 'Its owner has to CALL anomaly.run_due(), or a background worker to run it.';
     END LOOP;
 END
 $$;
-COMMENT ON PROCEDURE anomaly.run_due() IS 'runs the caller''s due detectors and monitors, each in its own transactions; for servers without shared_preload_libraries';
+COMMENT ON PROCEDURE anomaly.run_due() IS 'runs the caller''s due detectors and monitors, each in its own transactions, and tells handlers of their alerts; for servers without shared_preload_libraries';
 
 COMMENT ON FUNCTION anomaly.claim_next_due(timestamptz) IS 'first step of anomaly.run_due(): claims the caller''s next due detector or monitor; NULL when nothing is due';
 COMMENT ON FUNCTION anomaly.perform_claimed(bigint) IS 'second step of anomaly.run_due(): does the work of a claimed run; the number of alerts it opened';

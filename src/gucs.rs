@@ -17,6 +17,8 @@ static CRASH_WAIT: GucSetting<i32> = GucSetting::<i32>::new(300_000);
 static MAX_CONSECUTIVE_FAILURES: GucSetting<i32> = GucSetting::<i32>::new(10);
 static KEEP_MODEL_VERSIONS: GucSetting<i32> = GucSetting::<i32>::new(5);
 static TRAIN_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(512 << 10);
+static NOTIFICATIONS: GucSetting<bool> = GucSetting::<bool>::new(true);
+static HANDLER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static TRAIN_TIME_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(600_000);
 
 const DAY_MS: i32 = 86_400_000;
@@ -85,6 +87,18 @@ pub fn train_memory() -> usize {
 /// Longest training. Default 10 min, as long as a scheduled run may take. None when 0.
 pub fn train_time_limit() -> Option<Duration> {
     Some(millis(&TRAIN_TIME_LIMIT)).filter(|d| !d.is_zero())
+}
+
+/// Whether handlers are told what happens to alerts. Default on. Off stores alerts all the same; what happens
+/// meanwhile is not told later.
+pub fn notifications() -> bool {
+    NOTIFICATIONS.get()
+}
+
+/// Longest call of a handler function. Default 5 s: long enough to write rows, and short enough that one that
+/// hangs does not keep its owner's scans for long.
+pub fn handler_timeout() -> Duration {
+    millis(&HANDLER_TIMEOUT)
 }
 
 fn millis(setting: &GucSetting<i32>) -> Duration {
@@ -202,6 +216,24 @@ pub fn init() {
         0,
         DAY_MS,
         GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_bool_guc(
+        c"anomaly_detection.notifications",
+        c"Tells handlers what happens to alerts.",
+        c"When off, alerts are stored and handlers hear nothing of them.",
+        &NOTIFICATIONS,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    int(
+        c"anomaly_detection.handler_timeout",
+        c"Longest call of a handler function.",
+        c"A longer one is cancelled and tried again later.",
+        &HANDLER_TIMEOUT,
+        1,
+        600_000,
+        GucContext::Suset,
         GucFlags::UNIT_MS,
     );
     guc_prefix::reserve();

@@ -13,6 +13,7 @@ mod detector;
 mod error;
 mod ewma_score;
 mod gucs;
+mod handler;
 mod health;
 mod iqr_score;
 mod isolation_forest;
@@ -53,6 +54,7 @@ pgrx::extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap)
 pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", requires = ["bootstrap"]);
 pgrx::extension_sql_file!("../sql/registries.sql", name = "registries", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/handlers.sql", name = "handlers", requires = ["alerts"]);
 pgrx::extension_sql_file!("../sql/samples.sql", name = "samples", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/monitors.sql", name = "monitors", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/runs.sql", name = "runs", requires = ["tables"]);
@@ -61,6 +63,8 @@ pgrx::extension_sql_file!(
     name = "scheduling",
     requires = [
         "runs",
+        "handlers",
+        handler::deliver::deliver,
         run::claim_next_due,
         run::perform_claimed,
         run::settle_claimed,

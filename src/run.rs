@@ -26,7 +26,7 @@ use crate::{
         scan::{self, ScanSummary},
     },
     error::{SqlResult, from_core, invalid, report, required},
-    gucs,
+    gucs, handler,
     pg::{bgworker, internal_rights, locks, session, snapshot, subxact::Caught, xact},
     sql, worker,
 };
@@ -250,6 +250,15 @@ const DUE: &str = "\
       FROM anomaly.detector_state s JOIN anomaly.detector d ON d.detector = s.detector \
      WHERE d.enabled AND s.status <> 'broken' AND s.next_due IS NOT NULL";
 
+/// Also of what handlers have yet to be told, which is no item: it is delivered between the runs.
+fn due_or_deliverable() -> String {
+    format!(
+        "{DUE} UNION ALL SELECT o.owner::oid, 'deliver', o.handler, o.next_try \
+           FROM anomaly.outbox o JOIN anomaly.handler h USING (handler) WHERE {}",
+        handler::deliver::DELIVERED_HERE
+    )
+}
+
 /// When each owner is due, the longest waiting first.
 pub fn due_by_owner(now: i64) -> SqlResult<Vec<OwnerDue>> {
     let needs_login = cfg!(not(feature = "pg18"));
@@ -264,8 +273,9 @@ pub fn due_by_owner(now: i64) -> SqlResult<Vec<OwnerDue>> {
                          WHEN NOT has_database_privilege(r.oid, $3, 'CONNECT') \
                               THEN format('owner role \"%s\" may not connect to this database', \
                                           r.rolname) END \
-                 FROM (SELECT owner, min(next_due) AS next_due FROM ({DUE}) due GROUP BY owner) o \
-                 LEFT JOIN pg_roles r ON r.oid = o.owner ORDER BY o.next_due, o.owner"
+                 FROM (SELECT owner, min(next_due) AS next_due FROM ({}) due GROUP BY owner) o \
+                 LEFT JOIN pg_roles r ON r.oid = o.owner ORDER BY o.next_due, o.owner",
+                due_or_deliverable()
             ),
             &[sql::timestamptz(now)?.into(), needs_login.into(), bgworker::my_database().into()],
             |row| {
@@ -292,6 +302,12 @@ pub fn break_owner(owner: pg_sys::Oid, reason: &str) -> SqlResult<()> {
         sql::execute(
             "UPDATE anomaly.monitor SET next_due = NULL WHERE owner::oid = $1 AND enabled",
             &[owner.into()],
+        )?;
+        sql::execute(
+            "UPDATE anomaly.outbox o SET dead = true, last_error = $2 FROM anomaly.handler h \
+              WHERE h.handler = o.handler AND o.owner::oid = $1 AND NOT o.dead \
+                AND h.kind IN ('function', 'notify')",
+            &[owner.into(), reason.into()],
         )?;
         Ok(())
     })
@@ -321,7 +337,7 @@ pub fn due_items(owner: pg_sys::Oid, now: i64, limit: i64) -> SqlResult<Vec<Item
 pub fn next_due_of(owner: pg_sys::Oid) -> SqlResult<Option<i64>> {
     internal_rights::with(|| {
         sql::row(
-            &format!("SELECT min(next_due) FROM ({DUE}) due WHERE owner = $1"),
+            &format!("SELECT min(next_due) FROM ({}) due WHERE owner = $1", due_or_deliverable()),
             &[owner.into()],
             |row| row.micros(1),
         )
@@ -860,7 +876,7 @@ pub fn clamp_due_times(now: i64) -> SqlResult<()> {
 }
 
 /// Empties the slots of the rings that will be used next: of runs and samples tomorrow's, of alerts
-/// next month's.
+/// next month's. And the outbox of what is too old to be told.
 pub fn make_room(now: i64) -> SqlResult<()> {
     let tomorrow = now.saturating_add(DAY_MICROS);
     let days_ago = |days: i64| now.saturating_sub(days * DAY_MICROS);
@@ -868,7 +884,8 @@ pub fn make_room(now: i64) -> SqlResult<()> {
     let sample_slot = scan::sample_slot(tomorrow.div_euclid(DAY_MICROS));
     empty_slot("sample", sample_slot, "at", days_ago(i64::from(scan::SAMPLE_SLOTS) - 2))?;
     let (alert_slot, kept_from) = alerts::next_slot(now)?;
-    empty_slot("alert", alert_slot, "raised_at", kept_from)
+    empty_slot("alert", alert_slot, "raised_at", kept_from)?;
+    handler::outbox::make_room(now)
 }
 
 /// Takes out of a slot what was written one turn of the ring ago. The slot as a whole, which leaves

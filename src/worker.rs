@@ -100,6 +100,11 @@ pub fn progress_report(rows: i64) {
     }
 }
 
+/// Whether this process is a scan worker.
+pub fn is_scan_worker() -> bool {
+    MY_SLOT.get().is_some()
+}
+
 /// µs of a duration, for adding to a timestamp.
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 4)

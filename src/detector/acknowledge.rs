@@ -5,6 +5,7 @@ use pgrx::prelude::*;
 use crate::{
     detector::alerts::OwnedAlert,
     error::{SqlResult, required},
+    handler::outbox::{self, Told},
     pg::{internal_rights, session},
     run, sql,
 };
@@ -34,6 +35,10 @@ fn acknowledge(alert: Option<i64>, note: default!(Option<&str>, "NULL")) -> SqlR
             &[alert.alert_id.into(), sql::timestamptz(now)?.into(), by.into(), note.into()],
         )
     })?;
+    if changed > 0 {
+        let told = Told { alert_id: alert.alert_id, transition: "acknowledged", at: now };
+        outbox::record(alert.owner, &[told])?;
+    }
     Ok(changed > 0)
 }
 

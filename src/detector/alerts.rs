@@ -2,7 +2,9 @@
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
-use anomaly_core::{Detector, EntityState, Episode, FLAPPING, Outcome, Phase, Transition, Verdict};
+use anomaly_core::{
+    Detector, EntityState, Episode, FLAPPING, Outcome, Phase, Severity, Transition, Verdict,
+};
 use pgrx::{JsonB, PgSqlErrorCode, datum::ToIsoString, pg_sys};
 use serde_json::{Map, Value, json};
 
@@ -12,6 +14,7 @@ use crate::{
         states::EntityStates,
     },
     error::{SqlResult, report},
+    handler::outbox::{self, Told},
     pg::{internal_rights, session},
     sql,
 };
@@ -34,6 +37,8 @@ struct Draft {
     reopens: bool,
     /// It was flapping and has stayed quiet since.
     settled: bool,
+    /// What handlers are to hear of it, in order, and when it happened.
+    told: Vec<(&'static str, i64)>,
     texts: Option<Texts>,
 }
 
@@ -78,8 +83,35 @@ impl Draft {
             resolved_at: None,
             reopens: false,
             settled: false,
+            told: Vec::new(),
             texts: None,
         }
+    }
+
+    /// What handlers have to hear of a stored alert that is amended: by what it says that it did not say
+    /// before.
+    fn told_since(&self, before: &Before) -> Vec<(&'static str, i64)> {
+        let mut told = Vec::new();
+        if before.by_hand && before.status != "withdrawn" {
+            return told;
+        }
+        let heard = !self.is_flapping();
+        let is_open = self.resolved_at.is_none() && !before.by_hand;
+        let was_open = matches!(before.status.as_str(), "open" | "acknowledged");
+        if before.status == "withdrawn" || is_open && !was_open && heard {
+            told.push(("reopened", self.episode.last_at));
+        }
+        if is_open && was_open && self.episode.peak.severity() > before.severity {
+            told.push(("escalated", self.episode.peak.at));
+        }
+        let ends = was_open || before.status == "withdrawn" || before.flapping;
+        if let Some(at) = self.resolved_at
+            && ends
+            && heard
+        {
+            told.push(("resolved", at));
+        }
+        told
     }
 
     fn is_flapping(&self) -> bool {
@@ -137,13 +169,21 @@ impl Earlier {
     }
 }
 
+/// What a stored alert said before it is written again.
+struct Before {
+    status: String,
+    severity: Severity,
+    flapping: bool,
+    by_hand: bool,
+}
+
 /// The alerts that one run opens, changes and resolves, stored at its end.
 #[derive(Default)]
 pub struct AlertBook {
     drafts: Vec<Draft>,
     stored: HashMap<i64, usize>,
     /// Stored earlier and flapping until now.
-    settled: Vec<i64>,
+    settled: Vec<(i64, i64)>,
     /// By entity, those that points after some time raised which are judged again.
     reconsidered: HashMap<String, Vec<Earlier>>,
     /// Filled by who reads the rows.
@@ -187,8 +227,12 @@ impl AlertBook {
     ) {
         if let Some(alert_id) = outcome.settled {
             match self.place(alert_id) {
-                Some(place) => self.drafts[place].settled = true,
-                None => self.settled.push(alert_id),
+                Some(place) => {
+                    let draft = &mut self.drafts[place];
+                    draft.settled = true;
+                    draft.told.push(("resolved", outcome.verdict.at));
+                }
+                None => self.settled.push((alert_id, outcome.verdict.at)),
             }
         }
         let Some(transition) = &outcome.transition else { return };
@@ -210,13 +254,24 @@ impl AlertBook {
         };
         let draft = &mut self.drafts[place];
         draft.episode = episode;
+        // Of an alert that flaps, handlers hear when it has begun to and when it has stayed quiet.
         match transition {
-            Transition::Resolved(_) => draft.resolved_at = Some(since),
+            Transition::Resolved(_) => {
+                draft.resolved_at = Some(since);
+                if episode.reopened < FLAPPING {
+                    draft.told.push(("resolved", since));
+                }
+            }
             Transition::Reopened(_) => {
                 draft.resolved_at = None;
                 draft.reopens = true;
+                if episode.reopened <= FLAPPING {
+                    draft.told.push(("reopened", since));
+                }
             }
-            Transition::Opened(_) | Transition::Updated(_) | Transition::Escalated(_) => {}
+            Transition::Opened(_) => draft.told.push(("opened", since)),
+            Transition::Escalated(_) => draft.told.push(("escalated", since)),
+            Transition::Updated(_) => {}
         }
         if let Some(metadata) = &outcome.metadata {
             let mut metadata = metadata.clone();
@@ -381,6 +436,10 @@ impl AlertBook {
         }
         let new = self.drafts.iter().filter(|d| d.stored_id.is_none()).count() as i64;
         let now = session::now();
+        let mut told = Vec::new();
+        let amended: Vec<i64> =
+            self.drafts.iter().filter(|d| d.amends).filter_map(|d| d.stored_id).collect();
+        let before = if amended.is_empty() { HashMap::new() } else { before(amended)? };
         internal_rights::with(|| {
             let ids = sql::execute_returning(
                 "SELECT nextval('anomaly.alert_id_seq') FROM generate_series(1, $1)",
@@ -410,6 +469,12 @@ impl AlertBook {
                     }
                 };
                 real_ids[place] = id;
+                let happened = match before.get(&id) {
+                    Some(before) => draft.told_since(before),
+                    None => draft.told.clone(),
+                };
+                let tell = |(transition, at)| Told { alert_id: id, transition, at };
+                told.extend(happened.into_iter().map(tell));
             }
             for batch in inserts.chunks(BATCH) {
                 sql::execute(
@@ -428,6 +493,7 @@ impl AlertBook {
                     ],
                 )?;
             }
+            relate(row, &result.opened)?;
             for batch in updates.chunks(BATCH) {
                 sql::execute(UPDATE, &[JsonB(Value::Array(batch.to_vec())).into()])?;
             }
@@ -437,12 +503,24 @@ impl AlertBook {
                       WHERE alert_id = ANY ($1)",
                     &[batch.to_vec().into()],
                 )?;
+                let tell = |id: &i64| Told { alert_id: *id, transition: "withdrawn", at: now };
+                told.extend(batch.iter().map(tell));
             }
             for batch in self.settled.chunks(BATCH) {
-                sql::execute(
-                    "UPDATE anomaly.alert SET flapping = false WHERE alert_id = ANY ($1)",
-                    &[batch.to_vec().into()],
+                // Resolved by hand meanwhile, or withdrawn, it was told then.
+                let settled = sql::execute_returning(
+                    "UPDATE anomaly.alert SET flapping = false \
+                      WHERE alert_id = ANY ($1) AND flapping AND status = 'resolved' \
+                      RETURNING alert_id",
+                    &[batch.iter().map(|(id, _)| *id).collect::<Vec<i64>>().into()],
+                    |r| r.must::<i64>(1),
                 )?;
+                let still = batch.iter().filter(|(id, _)| settled.contains(id));
+                told.extend(still.map(|(id, at)| Told {
+                    alert_id: *id,
+                    transition: "resolved",
+                    at: *at,
+                }));
             }
             result.ids = real_ids;
             for state in states.touched() {
@@ -450,9 +528,70 @@ impl AlertBook {
             }
             Ok(())
         })?;
+        // Of several alerts, handlers hear in the order in which things happened.
+        told.sort_by_key(|told| told.at);
+        outbox::record(row.owner, &told)?;
         Ok(result)
     }
 }
+
+/// What these alerts say now.
+fn before(ids: Vec<i64>) -> SqlResult<HashMap<i64, Before>> {
+    let rows = internal_rights::with(|| {
+        sql::rows(
+            "SELECT alert_id, status, severity::text, flapping, resolved_by IS NOT NULL \
+               FROM anomaly.alert WHERE alert_id = ANY ($1)",
+            &[ids.into()],
+            |r| {
+                let severity = r.must::<String>(3)?;
+                let severity = Severity::ALL.into_iter().find(|s| s.as_str() == severity);
+                let before = Before {
+                    status: r.must(2)?,
+                    severity: severity.unwrap_or(Severity::Info),
+                    flapping: r.must(4)?,
+                    by_hand: r.must(5)?,
+                };
+                Ok((r.must::<i64>(1)?, before))
+            },
+        )
+    })?;
+    Ok(rows.into_iter().collect())
+}
+
+/// Writes into new alerts which others are open now: of the same entity, and of detectors of the same monitor or
+/// source; of one owner, and 20 at most.
+fn relate(row: &DetectorRow, opened: &[i64]) -> SqlResult<()> {
+    for batch in opened.chunks(BATCH) {
+        sql::execute(
+            RELATE,
+            &[batch.to_vec().into(), row.detector.as_str().into(), row.owner.into()],
+        )?;
+    }
+    Ok(())
+}
+
+/// Neighbours are the same few for all new alerts: looked up once.
+const RELATE: &str = "\
+    WITH neighbour AS MATERIALIZED ( \
+        SELECT o.alert_id, o.uuid FROM anomaly.alert o \
+         WHERE o.status IN ('open', 'acknowledged') AND o.owner = $3::oid AND o.detector IN ( \
+               SELECT n.detector FROM anomaly.detector d JOIN anomaly.detector n ON n.owner = d.owner \
+                  AND (n.detector = d.detector OR n.monitor = d.monitor \
+                       OR n.source_relation = d.source_relation OR n.source_query = d.source_query) \
+                WHERE d.detector = $2) \
+         ORDER BY o.alert_id DESC LIMIT 21) \
+    UPDATE anomaly.alert a SET related_alerts = r.uuids \
+      FROM (SELECT n.alert_id, ARRAY( \
+                SELECT c.uuid FROM ( \
+                    (SELECT 0 AS place, o.alert_id, o.uuid FROM anomaly.alert o \
+                      WHERE o.status IN ('open', 'acknowledged') AND o.owner = n.owner \
+                        AND o.entity = n.entity AND n.entity <> '' AND o.alert_id <> n.alert_id \
+                      ORDER BY o.alert_id DESC LIMIT 20) \
+                    UNION ALL \
+                    SELECT 1, e.alert_id, e.uuid FROM neighbour e WHERE e.alert_id <> n.alert_id) c \
+                 GROUP BY c.alert_id, c.uuid ORDER BY min(c.place), c.alert_id DESC LIMIT 20) AS uuids \
+              FROM anomaly.alert n WHERE n.alert_id = ANY ($1)) r \
+     WHERE a.alert_id = r.alert_id AND r.uuids <> '{}'";
 
 /// An alert that the caller may change.
 pub struct OwnedAlert {
@@ -526,17 +665,20 @@ fn is_admin() -> SqlResult<bool> {
 
 /// Ends alerts of a detector that are open and not among those named: no state knows their episode any
 /// more, so that nobody would ever end them.
-pub fn resolve_all_but(detector: &str, open: &[i64]) -> SqlResult<()> {
-    internal_rights::with(|| {
-        sql::execute(
+pub fn resolve_all_but(row: &DetectorRow, open: &[i64]) -> SqlResult<()> {
+    let now = session::now();
+    let ended = internal_rights::with(|| {
+        sql::execute_returning(
             "UPDATE anomaly.alert SET status = 'resolved', flapping = false, \
                 resolved_at = CASE status WHEN 'resolved' THEN resolved_at ELSE $3 END \
              WHERE detector = $1 AND (status IN ('open', 'acknowledged') OR flapping) \
-               AND alert_id <> ALL ($2)",
-            &[detector.into(), open.to_vec().into(), sql::timestamptz(session::now())?.into()],
+               AND alert_id <> ALL ($2) RETURNING alert_id",
+            &[row.detector.as_str().into(), open.to_vec().into(), sql::timestamptz(now)?.into()],
+            |r| r.must::<i64>(1),
         )
     })?;
-    Ok(())
+    let tell = |alert_id| Told { alert_id, transition: "resolved", at: now };
+    outbox::record(row.owner, &ended.into_iter().map(tell).collect::<Vec<Told>>())
 }
 
 /// The slot of next month, and the time from which on alerts are kept when it is emptied: all but

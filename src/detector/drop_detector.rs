@@ -3,9 +3,9 @@
 use pgrx::prelude::*;
 
 use crate::{
-    detector::catalog::DetectorRow,
+    detector::{alerts, catalog::DetectorRow},
     error::SqlResult,
-    pg::{internal_rights, session},
+    pg::internal_rights,
     sql,
 };
 
@@ -17,18 +17,13 @@ use crate::{
 fn drop_detector(detector: &str) -> SqlResult<bool> {
     let Some(row) = DetectorRow::find_owned(detector)? else { return Ok(false) };
     let detector = row.detector.as_str();
-    internal_rights::with(|| {
-        // First, because it waits for a scan that is running; what that raises is seen below.
-        let deleted =
-            sql::execute("DELETE FROM anomaly.detector WHERE detector = $1", &[detector.into()])?;
-        // Alerts that are open now will never be judged again: they end with their detector.
-        sql::execute(
-            "UPDATE anomaly.alert SET status = 'resolved', resolved_at = $2 \
-             WHERE detector = $1 AND status IN ('open', 'acknowledged')",
-            &[detector.into(), sql::timestamptz(session::now())?.into()],
-        )?;
-        Ok(deleted == 1)
-    })
+    // First, because it waits for a scan that is running; what that raises is seen below.
+    let deleted = internal_rights::with(|| {
+        sql::execute("DELETE FROM anomaly.detector WHERE detector = $1", &[detector.into()])
+    })?;
+    // Alerts that are open now will never be judged again: they end with their detector.
+    alerts::resolve_all_but(&row, &[])?;
+    Ok(deleted == 1)
 }
 
 extension_sql!(

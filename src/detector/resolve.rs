@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 use crate::{
     detector::{alerts::OwnedAlert, scan::lock, states::EntityStates},
     error::{SqlResult, required},
+    handler::outbox::{self, Told},
     pg::{internal_rights, session},
     run, sql,
 };
@@ -45,6 +46,10 @@ fn resolve(alert: Option<i64>, note: default!(Option<&str>, "NULL")) -> SqlResul
             ],
         )
     })?;
+    if changed > 0 {
+        let told = Told { alert_id: alert.alert_id, transition: "resolved", at: now };
+        outbox::record(alert.owner, &[told])?;
+    }
     Ok(changed > 0)
 }
 

@@ -1,13 +1,16 @@
 //! Catching an error of a piece of work and going on: the only way PostgreSQL allows it.
 
-use std::panic::AssertUnwindSafe;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
 use pgrx::{
     PgSqlErrorCode, PgTryBuilder, pg_sys,
     pg_sys::panic::{CaughtError, ErrorReport, ErrorReportable},
 };
 
-use crate::error::{SqlResult, report};
+use crate::{
+    error::{SqlResult, report},
+    pg::{timer, xact},
+};
 
 /// An error that was caught and whose work was rolled back.
 #[derive(Debug, Clone, Default)]
@@ -75,6 +78,37 @@ pub fn rehearse<R>(work: impl FnOnce() -> SqlResult<R>) -> SqlResult<R> {
 /// Runs `work` in a subtransaction: committed when it returns, rolled back when it raises. Cancel
 /// (57014) and shutdown (57P01) are never swallowed.
 pub fn run<R>(work: impl FnOnce() -> R) -> Result<R, Caught> {
+    guarded(work).map_err(|error| caught_unless(error, &["57014", "57P01"]))
+}
+
+/// The same for work that may take `limit`, after which it is cancelled: an error like any other, marked with
+/// true. A cancel by somebody else is raised again.
+pub fn run_within<R>(
+    limit: Duration,
+    work: impl FnOnce() -> SqlResult<R>,
+) -> Result<R, (Caught, bool)> {
+    let timer = timer::arm(Some(limit));
+    let outcome = guarded(|| work().unwrap_or_report());
+    let timed_out = timer.disarm();
+    if timed_out {
+        xact::forget_cancel();
+    }
+    outcome.map_err(|error| {
+        let raised: &[&str] = if timed_out { &["57P01"] } else { &["57014", "57P01"] };
+        (caught_unless(error, raised), timed_out)
+    })
+}
+
+/// Raises an error with one of these codes again.
+fn caught_unless(error: CaughtError, raised: &[&str]) -> Caught {
+    let caught = describe(&error);
+    if raised.contains(&caught.sqlstate.as_str()) {
+        error.rethrow();
+    }
+    caught
+}
+
+fn guarded<R>(work: impl FnOnce() -> R) -> Result<R, CaughtError> {
     // SAFETY: the protocol of plpgsql's exception blocks: remember context and owner, begin, and
     // put both back after the release or the rollback, because each of them changes both.
     unsafe {
@@ -97,11 +131,7 @@ pub fn run<R>(work: impl FnOnce() -> R) -> Result<R, Caught> {
                 pg_sys::RollbackAndReleaseCurrentSubTransaction();
                 pg_sys::MemoryContextSwitchTo(context);
                 pg_sys::CurrentResourceOwner = owner;
-                let caught = describe(&error);
-                if matches!(caught.sqlstate.as_str(), "57014" | "57P01") {
-                    error.rethrow();
-                }
-                Err(caught)
+                Err(error)
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The timer of a scheduled run: it cancels the run when it has taken too long, and ends the process
+//! The timer of a scheduled run and of a handler: it cancels what has taken too long, and ends the process
 //! when the postmaster has died.
 //!
 //! `statement_timeout` is armed only for statements that a client sends, never in a worker. And a
@@ -57,7 +57,8 @@ unsafe extern "C-unwind" fn look() {
     }
     let left = LOOKS_LEFT.load(Ordering::Relaxed);
     if left > 0 {
-        LOOKS_LEFT.store(left - 1, Ordering::Relaxed);
+        // From then on at each look: code that swallows one cancel is cancelled again.
+        LOOKS_LEFT.store((left - 1).max(1), Ordering::Relaxed);
         if left == 1 {
             TIMED_OUT.store(true, Ordering::Relaxed);
             // SAFETY: async-signal-safe; PostgreSQL's cancel handler takes it from here.

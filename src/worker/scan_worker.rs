@@ -3,7 +3,7 @@
 //! One run is three transactions (run.rs). Between two runs the session is put back to its initial
 //! state, so that what one detector's query left behind (settings, temporary tables, prepared
 //! statements) never reaches another. When nothing is due, it waits `anomaly_detection.linger_ms` for
-//! what comes soon and then ends.
+//! what comes soon and then ends. After each run, handlers are told what it has committed.
 
 use std::{cell::RefCell, collections::VecDeque, time::Duration};
 
@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 
 use crate::{
     gucs,
+    handler::deliver,
     pg::{
         bgworker, guc_prefix, latch, locks, session, shmem, signals, subxact::Caught, timer, xact,
     },
@@ -62,13 +63,16 @@ fn work(owner: pg_sys::Oid) {
             continue;
         }
         let Some(item) = queue.pop_front() else {
+            deliver_or_exit(owner);
             match look(owner) {
                 Ok(Look::Due(items)) => queue.extend(items),
                 Ok(Look::Nothing { next_due }) => {
                     let wait = next_due.saturating_sub(session::now()).max(0);
                     if wait <= micros(gucs::linger()) {
                         bgworker::report_activity(None);
-                        latch::wait(Duration::from_micros(wait as u64).max(MILLISECOND));
+                        // What is due and yet not taken, another session has locked.
+                        let least = if wait == 0 { PAUSE } else { MILLISECOND };
+                        latch::wait(Duration::from_micros(wait as u64).max(least));
                     } else if leave(next_due) {
                         return;
                     }
@@ -100,7 +104,53 @@ fn work(owner: pg_sys::Oid) {
             );
             bgworker::exit(1);
         }
+        deliver_or_exit(owner);
     }
+}
+
+fn deliver_or_exit(owner: pg_sys::Oid) {
+    if let Err(caught) = deliver(owner) {
+        pgrx::log!(
+            "anomaly_detection: telling handlers failed: {} ({})",
+            caught.message,
+            caught.sqlstate
+        );
+        bgworker::exit(1);
+    }
+}
+
+/// Messages to handlers between two looks at what else there is to do.
+const DELIVERIES: usize = 100;
+
+/// Tells the owner's handlers what they have yet to be told: what a run has just committed, and what is
+/// tried again.
+fn deliver(owner: pg_sys::Oid) -> Result<(), Caught> {
+    for _ in 0..DELIVERIES {
+        latch::serve_interrupts();
+        let claimed =
+            xact::run(
+                || if may_run()? { deliver::claim(owner, session::now()) } else { Ok(None) },
+            )?;
+        let Some(delivery) = claimed else { break };
+        bgworker::report_activity(Some(&format!("telling handler {}", delivery.handler)));
+        let timer = timer::arm(Some(gucs::handler_timeout()));
+        let outcome = xact::run(|| deliver::perform(&delivery));
+        let timed_out = timer.disarm();
+        xact::forget_cancel();
+        if outcome.is_err() {
+            prepare_session("anomaly_detection scan worker");
+        }
+        if let Err(caught) = outcome {
+            pgrx::log!(
+                "anomaly_detection: handler \"{}\" failed: {}",
+                delivery.handler,
+                deliver::why(&caught, timed_out)
+            );
+            xact::run(|| deliver::record_error(&delivery, &caught, timed_out))?;
+        }
+        reset_session();
+    }
+    Ok(())
 }
 
 /// How long a worker keeps its slot although others wait for one.
@@ -125,6 +175,7 @@ fn must_yield(began: i64) -> bool {
 }
 
 const MILLISECOND: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_millis(100);
 
 enum Look {
     Due(Vec<Item>),

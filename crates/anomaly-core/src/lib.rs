@@ -21,6 +21,7 @@ pub mod exported;
 pub mod forest;
 pub mod gaps;
 pub mod guidance;
+pub mod handler;
 pub mod host;
 pub mod lstm;
 pub mod nearest;

@@ -1,0 +1,182 @@
+//! `anomaly.create_handler`: registers who is told what happens to the alerts of the current role.
+
+use anomaly_core::{
+    handler::{KINDS, Matchers, Template},
+    strategy,
+};
+use pgrx::{JsonB, PgSqlErrorCode, prelude::*, spi::quote_qualified_identifier};
+
+use crate::{
+    detector::create_detector::check_login,
+    error::{SqlResult, from_core, invalid, not_null, report},
+    handler::outbox,
+    pg::{internal_rights, session},
+    run, sql,
+};
+
+/// Bytes of an address and of a template.
+const MAX_TARGET: usize = 2048;
+const MAX_TEMPLATE: usize = 65_536;
+/// Bytes of the name of a channel that LISTEN takes.
+const MAX_CHANNEL: usize = 63;
+
+/// Answers the handler's name.
+///
+/// # Errors
+/// 22023 for what cannot be, naming what can; 42883 and 42501 for a function that is not there or not
+/// the caller's to execute; 42710 when the name is taken; 55000 for an owner that no worker can be.
+#[pg_extern(schema = "anomaly", volatile, parallel_unsafe)]
+fn create_handler(
+    name: Option<&str>,
+    kind: Option<&str>,
+    target: Option<&str>,
+    matchers: default!(Option<JsonB>, "'{}'"),
+    template: default!(Option<&str>, "NULL"),
+    rank: default!(Option<i32>, "0"),
+) -> SqlResult<String> {
+    not_null!(name, kind, target, matchers, rank);
+    run::check_writable("create_handler")?;
+    if name.is_empty() || name.len() > 512 {
+        return Err(invalid(
+            format!("handler name of {} bytes", name.len()),
+            "give a name of 1 to 512 bytes",
+        ));
+    }
+    let parsed = Matchers::parse(&matchers.0).map_err(from_core)?;
+    for anomaly_type in parsed.anomaly_types() {
+        strategy::anomaly_type_info(anomaly_type).map_err(from_core)?;
+    }
+    if let Some(template) = template {
+        if template.len() > MAX_TEMPLATE {
+            return Err(invalid(
+                format!("template of {} bytes", template.len()),
+                format!("shorten it to {MAX_TEMPLATE} bytes"),
+            ));
+        }
+        Template::parse(template, &outbox::FIELDS).map_err(from_core)?;
+    }
+    let owner = session::current_user();
+    let target = checked_target(kind, target)?;
+    if outbox::is_delivered_here(kind) {
+        check_login(owner)?;
+    }
+    let inserted = internal_rights::with(|| {
+        sql::execute(
+            "INSERT INTO anomaly.handler (handler, owner, kind, target, matchers, template, rank) \
+             VALUES ($1, $2::oid, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+            &[
+                name.into(),
+                owner.into(),
+                kind.into(),
+                target.into(),
+                JsonB(parsed.to_json()).into(),
+                template.into(),
+                rank.into(),
+            ],
+        )
+    })?;
+    if inserted == 1 {
+        return Ok(name.to_owned());
+    }
+    Err(report(
+        PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+        format!("handler \"{name}\" already exists"),
+    )
+    .set_hint(format!(
+        "give another name, or SELECT anomaly.drop_handler({})",
+        pgrx::spi::quote_literal(name)
+    )))
+}
+
+extension_sql!(
+    r#"COMMENT ON FUNCTION anomaly.create_handler(text, text, text, jsonb, text, integer) IS
+'registers who is told what happens to the alerts of the current role: a function(jsonb), a channel of NOTIFY, or an address';"#,
+    name = "create_handler_comment",
+    requires = [create_handler]
+);
+
+/// The target as it is stored.
+fn checked_target(kind: &str, target: &str) -> SqlResult<String> {
+    if target.trim().is_empty() || target.len() > MAX_TARGET {
+        return Err(invalid(
+            format!("target of {} bytes", target.len()),
+            format!("give a target of 1 to {MAX_TARGET} bytes"),
+        ));
+    }
+    match kind {
+        "function" => function(target),
+        "notify" if target.len() > MAX_CHANNEL => Err(invalid(
+            format!("channel of {} bytes", target.len()),
+            format!("name a channel of up to {MAX_CHANNEL} bytes"),
+        )),
+        "notify" => Ok(target.to_owned()),
+        "webhook" | "slack" | "alertmanager"
+            if !target.starts_with("https://") && !target.starts_with("http://") =>
+        {
+            // The address may hold a secret, which no message repeats.
+            Err(invalid(
+                format!("the target of a {kind} handler is no address of HTTP"),
+                "for example 'https://example.com/alerts'",
+            ))
+        }
+        "smtp" if !target.contains('@') => Err(invalid(
+            "the target of a smtp handler is no address of mail",
+            "for example 'ops@example.com'",
+        )),
+        kind if KINDS.contains(&kind) => Ok(target.to_owned()),
+        kind => Err(invalid(
+            format!("unknown kind of handler \"{kind}\""),
+            format!("kinds are {}", KINDS.join(", ")),
+        )),
+    }
+}
+
+/// The qualified name of a function of one jsonb that the caller may execute.
+fn function(target: &str) -> SqlResult<String> {
+    let name = match target.trim().split_once('(') {
+        None => target.trim(),
+        Some((name, "jsonb)" | "pg_catalog.jsonb)")) => name,
+        Some(_) => {
+            return Err(invalid(
+                format!("a handler function takes one jsonb, not as in {target}"),
+                "for example 'my_schema.my_function(jsonb)'",
+            ));
+        }
+    };
+    let found = sql::row(
+        "SELECT n.nspname::pg_catalog.text, p.proname::pg_catalog.text, \
+                p.prokind OPERATOR(pg_catalog.=) 'f', \
+                n.oid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema(), \
+                pg_catalog.has_function_privilege(p.oid, 'EXECUTE') \
+                AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
+           FROM pg_catalog.pg_proc p \
+           JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
+          WHERE p.oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure($1)::pg_catalog.oid",
+        &[format!("{name}(pg_catalog.jsonb)").into()],
+        |row| {
+            let names = (row.must::<String>(1)?, row.must::<String>(2)?);
+            Ok((names, row.must::<bool>(3)?, row.must::<bool>(4)?, row.must::<bool>(5)?))
+        },
+    )?;
+    match found {
+        None => Err(report(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION,
+            format!("function {name}(jsonb) does not exist"),
+        )
+        .set_hint(format!("CREATE FUNCTION {name}(alert jsonb) RETURNS void …"))),
+        Some((_, false, ..)) => Err(invalid(
+            format!("{name}(jsonb) is no plain function"),
+            "name a function, not a procedure or an aggregate",
+        )),
+        Some((_, _, true, _)) => Err(invalid(
+            format!("{name}(jsonb) is a temporary function, which no other session has"),
+            "create the function in another schema",
+        )),
+        Some((.., false)) => Err(report(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("permission denied for function {name}(jsonb)"),
+        )
+        .set_hint("the handler runs as the current role: GRANT EXECUTE on the function, and USAGE on its schema")),
+        Some(((schema, name), ..)) => Ok(quote_qualified_identifier(&schema, &name)),
+    }
+}

@@ -189,7 +189,7 @@ SELECT changed, effect FROM anomaly.alter_detector('created', '{"alerts_per_day"
 SELECT changed FROM anomaly.alter_detector('featured', '{"strategy": "mad", "features": null}');
 SELECT changed FROM anomaly.alter_detector('watched', '{"source": "SELECT at, v, i FROM data.points", "strategy": "zscore"}');
 SELECT anomaly.unregister('watched'), anomaly.enable('watched');
-SELECT anomaly.create_detector('system_cpu', 'mad', 'load', min_data_points => 3, threshold => 6);
+SELECT anomaly.create_detector('system_cpu', 'mad', 'load', min_data_points => 3, threshold => 6, cool_down => '1 hour');
 SELECT detector, trained, reason FROM anomaly.train_all('system_cpu');
 SELECT status, trained_rows FROM anomaly.train('created', 'data.points');
 SELECT status, trained_rows FROM anomaly.train('featured', rows => '[{"timestamp": "2026-01-01", "value": 1}, {"timestamp": "2026-01-02", "value": 2}, {"timestamp": "2026-01-03", "value": 3}]');

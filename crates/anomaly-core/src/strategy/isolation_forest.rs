@@ -56,6 +56,10 @@ pub struct IsolationForest {
     contamination: Option<f64>,
 }
 
+/// Trees of each of several kinds, at least: what fewer say of a row they had not seen varies so much that
+/// nothing is unusual beside it.
+const LEAST_TREES: usize = 20;
+
 impl IsolationForest {
     /// Parameters `n_estimators`, `max_samples`, `variant`, `random_state`, `time_features`,
     /// `contamination`.
@@ -80,7 +84,10 @@ impl IsolationForest {
             ));
         }
         options.rows_per_tree = Some(rows);
-        options.trees = options.trees.div_ceil(each_kind(&options).len());
+        let kinds = each_kind(&options).len();
+        if kinds > 1 {
+            options.trees = options.trees.div_ceil(kinds).max(LEAST_TREES);
+        }
         Ok(IsolationForest {
             settings: Settings::new(options, params, context)?,
             contamination: contamination(params)?,

@@ -31,6 +31,7 @@ mod process_data;
 mod process_data_point;
 mod resolve;
 mod rollback_model;
+mod rows;
 pub mod sampling;
 pub mod scan;
 pub mod source;

@@ -388,14 +388,7 @@ fn select_rows(
     sampling: &Sampling,
     time_zone: &str,
 ) -> SqlResult<String> {
-    let at = match source.column(&columns.at)?.base_type {
-        pg_sys::TIMESTAMPTZOID => quoted(&columns.at),
-        _ => format!(
-            "(({})::pg_catalog.timestamp AT TIME ZONE {})",
-            quoted(&columns.at),
-            spi::quote_literal(time_zone)
-        ),
-    };
+    let at = at_expression(source, columns, time_zone)?;
     let value = match &columns.value {
         Some(name) => {
             source.column(name)?;
@@ -404,13 +397,7 @@ fn select_rows(
         }
         None => "NULL::pg_catalog.float8".to_owned(),
     };
-    let entity = match &columns.entity {
-        Some(name) => {
-            source.column(name)?;
-            format!("({})::pg_catalog.text", quoted(name))
-        }
-        None => "''::pg_catalog.text".to_owned(),
-    };
+    let entity = entity_expression(source, columns)?;
     let trials = match &columns.trials {
         Some(name) => {
             source.column(name)?;
@@ -428,6 +415,41 @@ fn select_rows(
             ({trials})::pg_catalog.float8{features} FROM {} AS q",
         source.table_expression()
     ))
+}
+
+/// The query for the whole rows of an entity from one time to another, both included, as JSON and in the
+/// order of time. Parameters: the two times, the entity, the most rows.
+pub fn rows_query(source: &Source, columns: &Columns, time_zone: &str) -> SqlResult<String> {
+    let at = at_expression(source, columns, time_zone)?;
+    let at = format!("({at})::pg_catalog.timestamptz");
+    Ok(format!(
+        "SELECT pg_catalog.to_json(q)::pg_catalog.text FROM {} AS q \
+          WHERE {at} OPERATOR(pg_catalog.>=) $1 AND {at} OPERATOR(pg_catalog.<=) $2 \
+            AND COALESCE({}, '') OPERATOR(pg_catalog.=) $3 ORDER BY {at} LIMIT $4",
+        source.table_expression(),
+        entity_expression(source, columns)?
+    ))
+}
+
+fn at_expression(source: &Source, columns: &Columns, time_zone: &str) -> SqlResult<String> {
+    Ok(match source.column(&columns.at)?.base_type {
+        pg_sys::TIMESTAMPTZOID => quoted(&columns.at),
+        _ => format!(
+            "(({})::pg_catalog.timestamp AT TIME ZONE {})",
+            quoted(&columns.at),
+            spi::quote_literal(time_zone)
+        ),
+    })
+}
+
+fn entity_expression(source: &Source, columns: &Columns) -> SqlResult<String> {
+    Ok(match &columns.entity {
+        Some(name) => {
+            source.column(name)?;
+            format!("({})::pg_catalog.text", quoted(name))
+        }
+        None => "''::pg_catalog.text".to_owned(),
+    })
 }
 
 fn quoted(column: &str) -> String {

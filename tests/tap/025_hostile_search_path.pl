@@ -211,6 +211,7 @@ SELECT handler, transition, sequence, status FROM anomaly.deliveries ORDER BY ha
 SELECT delivered, failed FROM anomaly.deliver();
 SELECT anomaly.disable_handler('channel'), anomaly.enable_handler('channel');
 SELECT pg_catalog.jsonb_extract_path(e, 'verdict', 'value'), pg_catalog.jsonb_extract_path(e, 'reasons') FROM anomaly.alerts a, anomaly.explain(a.id) e ORDER BY a.detector, a.entity;
+SELECT pg_catalog.json_extract_path_text(r, 'v') FROM anomaly.alerts a, anomaly.rows(a.id) r WHERE a.detector OPERATOR(pg_catalog.=) 'created' ORDER BY a.id;
 SELECT anomaly.feedback(a.id, 'false_positive') OPERATOR(pg_catalog.>) 0 FROM anomaly.alerts a WHERE a.detector OPERATOR(pg_catalog.=) 'watched' ORDER BY a.id;
 SELECT anomaly.report_missed('watched', '2026-01-01 00:00+00', 'one') OPERATOR(pg_catalog.>) 0;
 SELECT anomaly.withdraw_feedback(f.id) FROM anomaly.feedback_log f WHERE f.verdict OPERATOR(pg_catalog.=) 'missed';

@@ -8,6 +8,7 @@ use anomaly_core::forest::{self, Model, Options, Sample, Scratch, sampler};
 use anomaly_core::lstm::{LstmForecaster, LstmOptions, Workspace};
 use anomaly_core::neural::Budget;
 use anomaly_core::one_class_svm::{OneClassSvm, OneClassSvmOptions};
+use anomaly_core::recurrence::{Length, Occurrences, Recurrence};
 use anomaly_core::schedule::CronSchedule;
 use anomaly_core::sketch::{self, Sketch, View};
 use anomaly_core::strategy::{Kind, STRATEGIES};
@@ -28,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "entity_state", run: entity_state, seeds: entity_state_seeds },
     Target { name: "parameters", run: parameters, seeds: parameters_seeds },
     Target { name: "cron", run: cron, seeds: cron_seeds },
+    Target { name: "recurrence", run: recurrence, seeds: recurrence_seeds },
     Target { name: "volume", run: volume, seeds: volume_seeds },
     Target { name: "proc", run: proc, seeds: proc_seeds },
     Target { name: "forest_model", run: forest_model, seeds: forest_model_seeds },
@@ -214,6 +216,38 @@ fn parameters_seeds() -> Vec<Vec<u8>> {
         }
     }
     seeds
+}
+
+/// A recurrence rule, and on the next line a time zone (UTC without one).
+pub fn recurrence(data: &[u8]) {
+    let Some((rule, zone)) = two_texts(data) else { return };
+    let zone = if zone.is_empty() { "UTC" } else { zone };
+    let day = 86_400_000_000;
+    for start in [0, 26 * 365 * day + 1] {
+        let Ok(recurrence) = Recurrence::new(start, zone, Some(rule)) else { continue };
+        let length = Length { months: 0, days: 0, micros: 1 };
+        let occurrences = Occurrences::new(recurrence.clone(), length).expect("a microsecond");
+        for from in [i64::MIN, start, start + 1000 * day, i64::MAX] {
+            let until = from.saturating_add(400 * day);
+            let Ok(starts) = recurrence.starts(from, until, 1000) else { continue };
+            assert!(starts.windows(2).all(|pair| pair[0] < pair[1]));
+            assert!(starts.iter().all(|at| (from.max(start)..=until).contains(at)));
+            if let Some(first) = starts.first() {
+                assert_eq!(occurrences.next(from).map(|o| o.start), Some(*first));
+            }
+        }
+    }
+}
+
+fn recurrence_seeds() -> Vec<Vec<u8>> {
+    texts(&[
+        "FREQ=DAILY",
+        "RRULE:FREQ=WEEKLY;INTERVAL=2;BYDAY=MO,WE;WKST=SU\nEurope/Berlin",
+        "FREQ=MONTHLY;BYDAY=-1FR,2TU;BYSETPOS=1,-1;COUNT=40\nAmerica/New_York",
+        "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=-1,29;BYHOUR=2;BYMINUTE=30;UNTIL=20300101T000000Z",
+        "FREQ=MINUTELY;INTERVAL=1439;BYHOUR=3;UNTIL=20270101\nAustralia/Lord_Howe",
+        "FREQ=HOURLY;INTERVAL=7;BYMINUTE=0,20,40;BYSETPOS=-1",
+    ])
 }
 
 /// A cron expression, and on the next line a time zone (UTC without one).

@@ -31,6 +31,7 @@ pub mod one_class_svm;
 pub mod point;
 pub mod progress;
 mod random;
+pub mod recurrence;
 pub mod schedule;
 pub mod seasonality;
 pub mod sketch;

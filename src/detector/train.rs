@@ -22,7 +22,7 @@ use crate::{
     },
     error::{SqlResult, from_core, invalid, report, required},
     limits::TrainingLimits,
-    pg::{internal_rights, session, stream, subxact},
+    pg::{internal_rights, session, snapshot, stream, subxact},
     sql, worker,
 };
 
@@ -315,9 +315,12 @@ pub fn on_schedule(detector: &str) -> SqlResult<()> {
     let failure = if row.consecutive_failures > 0 {
         "put off, because the last run has failed".to_owned()
     } else {
-        let trained = subxact::attempt(|| match row.feed {
-            Feed::Points { .. } => execute_all(&row),
-            _ => execute(&row),
+        // The alerts that have just been stored are left out like any other.
+        let trained = snapshot::with_own_writes(|| {
+            subxact::attempt(|| match row.feed {
+                Feed::Points { .. } => execute_all(&row),
+                _ => execute(&row),
+            })
         });
         match trained {
             Ok(_) => return Ok(()),

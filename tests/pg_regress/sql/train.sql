@@ -97,6 +97,11 @@ INSERT INTO hourly VALUES (clock_timestamp(), 10.7);
 SELECT rows_read FROM anomaly.scan('renewed');
 SELECT version, active FROM anomaly.models WHERE detector = 'renewed' ORDER BY version;
 SELECT retrain_requested FROM anomaly.detector_state WHERE detector = 'renewed';
+-- What the same scan has just called an anomaly is not learned by it.
+UPDATE anomaly.detector_state SET retrain_requested = true WHERE detector = 'renewed';
+INSERT INTO hourly VALUES (clock_timestamp(), 99);
+SELECT rows_read, alerts_opened FROM anomaly.scan('renewed');
+SELECT version, trained_rows - lag(trained_rows) OVER (ORDER BY version) AS more FROM anomaly.models WHERE detector = 'renewed' ORDER BY version DESC LIMIT 1;
 
 SELECT count(anomaly.drop_detector(detector)) FROM anomaly.detectors;
 DROP TABLE hourly, history, empty;

@@ -40,6 +40,8 @@ CREATE TABLE anomaly.alert (
     -- by hand: who, and up to where the detector had judged; points until then belong to it, later ones to another alert
     resolved_by        text,
     closed_through     timestamptz,
+    -- the calendar because of which nobody is told of it
+    silenced_by        bigint,
     points             integer     NOT NULL,
     -- the most deviating point so far
     peak_at            timestamptz NOT NULL,

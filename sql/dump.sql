@@ -13,6 +13,8 @@ SELECT pg_catalog.pg_extension_config_dump('anomaly.judgement', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.judgement_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.exclusion', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.exclusion_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.calendar', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.calendar_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.handler', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.anomaly_type', 'WHERE NOT builtin');

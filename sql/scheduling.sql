@@ -150,7 +150,7 @@ $$;
 COMMENT ON PROCEDURE anomaly.run_due() IS 'runs the caller''s due detectors and monitors, each in its own transactions, and tells handlers of their alerts; for servers without shared_preload_libraries';
 
 COMMENT ON FUNCTION anomaly.claim_next_due(timestamptz) IS 'first step of anomaly.run_due(): claims the caller''s next due detector or monitor; NULL when nothing is due';
-COMMENT ON FUNCTION anomaly.perform_claimed(bigint) IS 'second step of anomaly.run_due(): does the work of a claimed run; the number of alerts it opened';
+COMMENT ON FUNCTION anomaly.perform_claimed(bigint) IS 'second step of anomaly.run_due(): does the work of a claimed run; the number of alerts that it opened and that are not silenced';
 COMMENT ON FUNCTION anomaly.settle_claimed(bigint, bigint, text, text, text, text) IS 'third step of anomaly.run_due(): records how a claimed run ended; whether it was cancelled';
 COMMENT ON FUNCTION anomaly.due_of_others() IS 'what is due and visible to the caller, but owned by another role';
 COMMENT ON FUNCTION anomaly.run_is_alive(bigint) IS 'whether a run that showed as running has not crashed: a session holds its lock, or it has ended meanwhile';

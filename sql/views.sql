@@ -25,7 +25,7 @@ CREATE VIEW anomaly.alerts WITH (security_barrier) AS
 SELECT a.alert_id AS id, a.uuid, a.detector, a.owner, a.status, a.severity, a.anomaly_type, a.detection_strategy, a.metric_name,
        NULLIF(a.entity, '') AS entity, a.entity_type, a.at, a.last_at, a.raised_at, a.resolved_at,
        CASE a.status WHEN 'resolved' THEN a.resolved_at OPERATOR(pg_catalog.-) a.at END AS duration,
-       a.reopened, a.flapping, a.acknowledged_at, a.acknowledged_by, a.resolved_by, a.note, a.points, a.peak_at,
+       a.reopened, a.flapping, a.acknowledged_at, a.acknowledged_by, a.resolved_by, a.note, a.silenced_by, a.points, a.peak_at,
        a.value, a.expected, a.lower, a.upper, a.deviation, a.score, a.p_value, a.direction, a.description, a.suggestion,
        a.related_alerts,
        -- rows of the source are the owner's data; values and what was expected of them are what alerts are for

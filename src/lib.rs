@@ -94,9 +94,14 @@ pgrx::extension_sql_file!(
         ["views", detector::get_alerts::check_alert_filter, detector::get_alerts::severity_ranks]
 );
 pgrx::extension_sql_file!(
+    "../sql/calendars.sql",
+    name = "calendars",
+    requires = ["views", detector::calendars::next_occurrence]
+);
+pgrx::extension_sql_file!(
     "../sql/dump.sql",
     name = "dump",
-    requires = ["views", "feedback", "scheduling"],
+    requires = ["views", "feedback", "calendars", "scheduling"],
     finalize
 );
 

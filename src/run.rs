@@ -475,7 +475,7 @@ fn insert_run_row(
     .ok_or_else(|| report(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "run was not stored"))
 }
 
-/// Second transaction: the work and its success. Answers how many alerts it opened.
+/// Second transaction: the work and its success. Answers how many alerts people are to hear of.
 pub fn perform(claim: &Claim) -> SqlResult<i64> {
     if locks::extension(locks::Wait::Yes).is_none() {
         return Err(report(
@@ -518,7 +518,7 @@ pub fn perform(claim: &Claim) -> SqlResult<i64> {
             ],
         )
     })?;
-    Ok(summary.alerts_opened)
+    Ok(summary.alerts_announced)
 }
 
 fn collect(claim: &Claim) -> SqlResult<ScanSummary> {
@@ -613,7 +613,7 @@ fn succeed_in(run_id: i64, slot: Option<i16>, done: &ScanSummary, now: i64) -> S
     .set_hint("its work is rolled back and will be done again"))
 }
 
-/// Tells listeners on channel `anomaly_alert` how many alerts a run opened. Ids and counts only: the
+/// Tells listeners on channel `anomaly_alert` how many alerts a run opened, without silenced ones. Ids and counts only: the
 /// table is the truth.
 pub fn notify(run_id: i64, count: i64) -> SqlResult<()> {
     sql::row(
@@ -1003,7 +1003,8 @@ fn claim_next_due(due_before: TimestampWithTimeZone) -> SqlResult<Option<i64>> {
     Ok(None)
 }
 
-/// Does the work of a claimed run and marks it as succeeded; answers how many alerts it opened.
+/// Does the work of a claimed run and marks it as succeeded; answers how many alerts people are to hear
+/// of.
 #[pg_extern(schema = "anomaly", volatile, parallel_unsafe, strict)]
 fn perform_claimed(run_id: i64) -> SqlResult<i64> {
     perform(&claimed(run_id)?)

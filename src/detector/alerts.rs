@@ -1,6 +1,10 @@
 //! From the transitions of episodes to rows of `anomaly.alert`: one row per episode.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
 use anomaly_core::{
     Detector, EntityState, Episode, FLAPPING, Outcome, Phase, Severity, Transition, Verdict,
@@ -11,6 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     detector::{
         catalog::{DetectorRow, may_see_all},
+        silence::Silences,
         states::EntityStates,
     },
     error::{SqlResult, report},
@@ -35,6 +40,8 @@ struct Draft {
     resolved_at: Option<i64>,
     /// It had ended and was opened again.
     reopens: bool,
+    /// The calendar because of which nobody is told of it.
+    silenced_by: Option<i64>,
     /// It was flapping and has stayed quiet since.
     settled: bool,
     /// What handlers are to hear of it, in order, and when it happened.
@@ -82,6 +89,7 @@ impl Draft {
             episode,
             resolved_at: None,
             reopens: false,
+            silenced_by: None,
             settled: false,
             told: Vec::new(),
             texts: None,
@@ -194,6 +202,8 @@ pub struct AlertBook {
 #[derive(Debug, Default, Clone)]
 pub struct StoredAlerts {
     pub opened: Vec<i64>,
+    /// How many people are to hear of: opened and not silenced, and those whose silence has ended.
+    pub announced: i64,
     pub resolved: i64,
     /// Stored earlier and changed now.
     pub changed: Vec<i64>,
@@ -434,6 +444,8 @@ impl AlertBook {
         if self.drafts.is_empty() && left_over.is_empty() && self.settled.is_empty() {
             return Ok(result);
         }
+        self.silence(row)?;
+        let silenced = self.silenced_before()?;
         let new = self.drafts.iter().filter(|d| d.stored_id.is_none()).count() as i64;
         let now = session::now();
         let mut told = Vec::new();
@@ -469,10 +481,18 @@ impl AlertBook {
                     }
                 };
                 real_ids[place] = id;
-                let happened = match before.get(&id) {
+                let mut happened = match before.get(&id) {
                     Some(before) => draft.told_since(before),
                     None => draft.told.clone(),
                 };
+                let heard_first = draft.silenced_by.is_none()
+                    && (draft.stored_id.is_none() || silenced.contains(&id));
+                result.announced += i64::from(heard_first);
+                if heard_first && draft.stored_id.is_some() {
+                    // Nobody has heard that it was opened.
+                    happened.retain(|(transition, _)| *transition == "resolved");
+                    happened.insert(0, ("opened", draft.episode.last_at));
+                }
                 let tell = |(transition, at)| Told { alert_id: id, transition, at };
                 told.extend(happened.into_iter().map(tell));
             }
@@ -532,6 +552,45 @@ impl AlertBook {
         told.sort_by_key(|told| told.at);
         outbox::record(row.owner, &told)?;
         Ok(result)
+    }
+}
+
+impl AlertBook {
+    /// Who is told of what is decided by the times of points, so that it does not depend on when they are
+    /// judged: a new alert is silenced if its first and its latest anomalous point so far fall into a silence,
+    /// and one that is silenced for as long as its latest does.
+    fn silence(&mut self, row: &DetectorRow) -> SqlResult<()> {
+        let times = self.drafts.iter().flat_map(|d| [d.episode.started_at, d.episode.last_at]);
+        let Some((from, until)) = times.fold(None, |span: Option<(i64, i64)>, at| {
+            Some(span.map_or((at, at), |(from, until)| (from.min(at), until.max(at))))
+        }) else {
+            return Ok(());
+        };
+        let silences = Silences::load(row, from, until)?;
+        for draft in &mut self.drafts {
+            let Episode { started_at, last_at, peak, .. } = draft.episode;
+            let opens = (draft.stored_id.is_none() || draft.amends) && !draft.reopens;
+            let times = [if opens { started_at } else { last_at }, last_at];
+            draft.silenced_by = silences.of(&draft.entity, peak.severity(), &times);
+        }
+        Ok(())
+    }
+
+    /// Those of the stored alerts that are silenced.
+    fn silenced_before(&self) -> SqlResult<HashSet<i64>> {
+        let stored: Vec<i64> = self.drafts.iter().filter_map(|d| d.stored_id).collect();
+        if stored.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let silenced = internal_rights::with(|| {
+            sql::rows(
+                "SELECT alert_id FROM anomaly.alert \
+                  WHERE alert_id = ANY ($1) AND silenced_by IS NOT NULL",
+                &[stored.into()],
+                |r| r.must::<i64>(1),
+            )
+        })?;
+        Ok(silenced.into_iter().collect())
     }
 }
 
@@ -654,7 +713,7 @@ impl OwnedAlert {
     }
 }
 
-fn is_admin() -> SqlResult<bool> {
+pub fn is_admin() -> SqlResult<bool> {
     Ok(sql::row(
         "SELECT pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER')",
         &[],
@@ -732,6 +791,7 @@ fn draft_json(draft: &Draft, id: i64) -> SqlResult<Value> {
         "resolved_at": draft.resolved_at.map(instant).transpose()?,
         "reopens": draft.reopens,
         "reopened": episode.reopened,
+        "silenced_by": draft.silenced_by,
         "flapping": draft.is_flapping(),
         "points": episode.points.min(i32::MAX as u64),
         "peak_at": instant(peak.at)?,
@@ -753,19 +813,19 @@ fn draft_json(draft: &Draft, id: i64) -> SqlResult<Value> {
 const INSERT: &str = "\
     INSERT INTO anomaly.alert (slot, alert_id, detector, owner, status, anomaly_type, \
         detection_strategy, severity, entity, entity_type, metric_name, at, last_at, raised_at, \
-        resolved_at, reopened, flapping, points, peak_at, value, expected, lower, upper, \
+        resolved_at, reopened, flapping, silenced_by, points, peak_at, value, expected, lower, upper, \
         deviation, score, p_value, direction, description, suggestion, metadata, model_version, \
         run_id) \
     SELECT ((extract(year FROM $8 AT TIME ZONE 'UTC') * 12 \
             + extract(month FROM $8 AT TIME ZONE 'UTC')) % 16)::smallint, \
         n.alert_id, $2, $3::oid, n.status, $4, $5, n.severity, n.entity, $7, $6, n.at, n.last_at, \
-        $8, n.resolved_at, n.reopened, n.flapping, n.points, n.peak_at, n.value, n.expected, n.lower, n.upper, \
+        $8, n.resolved_at, n.reopened, n.flapping, n.silenced_by, n.points, n.peak_at, n.value, n.expected, n.lower, n.upper, \
         n.deviation, n.score, n.p_value, n.direction, n.description, n.suggestion, \
         n.metadata::jsonb, \
         $9, $10 \
       FROM jsonb_to_recordset($1) AS n (alert_id bigint, entity text, status text, \
         severity anomaly.severity, at timestamptz, last_at timestamptz, resolved_at timestamptz, \
-        reopened int, flapping boolean, points int, peak_at timestamptz, value float8, expected float8, lower float8, \
+        reopened int, flapping boolean, silenced_by bigint, points int, peak_at timestamptz, value float8, expected float8, lower float8, \
         upper float8, deviation float8, score float8, p_value float8, direction text, \
         description text, suggestion text, metadata text)";
 
@@ -781,13 +841,15 @@ const UPDATE: &str = "\
                            WHEN n.amends OR n.reopens THEN n.resolved_at \
                            ELSE COALESCE(n.resolved_at, a.resolved_at) END, \
         reopened = n.reopened, flapping = n.flapping, points = n.points, \
+        silenced_by = CASE WHEN n.amends OR n.reopens OR a.silenced_by IS NOT NULL \
+                           THEN n.silenced_by END, \
         peak_at = n.peak_at, value = n.value, expected = n.expected, lower = n.lower, \
         upper = n.upper, deviation = n.deviation, score = n.score, p_value = n.p_value, \
         direction = n.direction, description = COALESCE(n.description, a.description), \
         suggestion = COALESCE(n.suggestion, a.suggestion), \
         metadata = COALESCE(n.metadata::jsonb, a.metadata) \
       FROM jsonb_to_recordset($1) AS n (alert_id bigint, amends boolean, reopens boolean, \
-        reopened int, flapping boolean, status text, severity anomaly.severity, at timestamptz, \
+        reopened int, flapping boolean, silenced_by bigint, status text, severity anomaly.severity, at timestamptz, \
         last_at timestamptz, resolved_at timestamptz, points int, peak_at timestamptz, value float8, expected float8, lower float8, upper float8, \
         deviation float8, score float8, p_value float8, direction text, description text, \
         suggestion text, metadata text) \

@@ -433,6 +433,10 @@ fn copy(detector: &str, name: &str) -> SqlResult<()> {
              SELECT (jsonb_populate_record(e, jsonb_build_object('detector', $2::text, \
                         'exclusion_id', nextval('anomaly.exclusion_id_seq')))).* \
                FROM anomaly.exclusion e WHERE e.detector = $1",
+            "INSERT INTO anomaly.calendar \
+             SELECT (jsonb_populate_record(c, jsonb_build_object('detector', $2::text, \
+                        'calendar_id', nextval('anomaly.calendar_id_seq')))).* \
+               FROM anomaly.calendar c WHERE c.detector = $1",
             "INSERT INTO anomaly.judgement \
              SELECT (jsonb_populate_record(j, jsonb_build_object('detector', $2::text, 'alert_id', NULL, \
                         'judgement_id', nextval('anomaly.judgement_id_seq')))).* \

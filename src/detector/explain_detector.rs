@@ -44,7 +44,7 @@ fn explain(row: &DetectorRow, entity: Option<&str>) -> SqlResult<Vec<Explained>>
     let Some(model) = &row.model else { return Ok(Vec::new()) };
     let core = row.detection(model.points_per_day)?;
     let mut states = match entity {
-        Some(entity) => EntityStates::load_one(row, model.version, entity)?,
+        Some(entity) => EntityStates::load_one(row, model.version, entity, None)?,
         None => EntityStates::load(row, model.version)?,
     };
     // The promise is for all entities together, and each has its share of the points.

@@ -2,11 +2,11 @@
 //! alerts. It acts at the next scan: on what is accepted (`anomaly_core::guidance`), on what trains and
 //! on the weights of ensembles.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::RangeInclusive};
 
 use anomaly_core::{
     Direction, distribution,
-    guidance::{Accepted, Guidance},
+    guidance::{Accepted, Guidance, Periods},
     strategy::Performance,
 };
 use pgrx::{
@@ -18,7 +18,10 @@ use pgrx::{
 use serde_json::{Map, Value};
 
 use crate::{
-    detector::{catalog::DetectorRow, train::retrain, update_detector_performance as performance},
+    detector::{
+        calendars, catalog::DetectorRow, exclude, train::retrain,
+        update_detector_performance as performance,
+    },
     error::{SqlResult, from_core, invalid, not_null, report},
     pg::{internal_rights, session},
     sql,
@@ -435,11 +438,48 @@ pub struct Guidances {
     by_entity: HashMap<String, Guidance>,
 }
 
+/// The same while it is put together.
+#[derive(Default)]
+struct Said {
+    accepted: Vec<Accepted>,
+    excluded: Vec<RangeInclusive<i64>>,
+    expected: Vec<RangeInclusive<i64>>,
+}
+
+impl From<Said> for Guidance {
+    fn from(said: Said) -> Guidance {
+        Guidance {
+            accepted: said.accepted,
+            excluded: said.excluded.into_iter().collect(),
+            expected: said.expected.into_iter().collect(),
+        }
+    }
+}
+
+/// How long before the points that are judged calendars are looked up: an episode that began so
+/// long ago still knows that its peak was excluded.
+fn window(row: &DetectorRow, at: Option<i64>) -> SqlResult<(i64, i64)> {
+    let checkpoint = internal_rights::with(|| {
+        sql::row(
+            "SELECT min(at) FROM anomaly.checkpoint WHERE detector = $1",
+            &[row.detector.as_str().into()],
+            |r| r.micros(1),
+        )
+    })?;
+    let scanned = checkpoint.flatten().or(row.watermark).unwrap_or(row.training_from);
+    let reach = row.settled_until.saturating_sub(row.training_from);
+    let first = at.map_or(scanned, |at| at.min(scanned));
+    let last = at.map_or(row.settled_until, |at| at.max(row.settled_until));
+    Ok((first.saturating_sub(reach), last))
+}
+
 impl Guidances {
+    /// `at`: of the point that is brought; otherwise the detector scans.
+    ///
     /// # Errors
     /// Those of reading the catalogue.
-    pub fn load(row: &DetectorRow) -> SqlResult<Self> {
-        let mut guidances = Guidances::default();
+    pub fn load(row: &DetectorRow, at: Option<i64>) -> SqlResult<Self> {
+        let mut said: HashMap<Option<String>, Said> = HashMap::new();
         let accepted = internal_rights::with(|| {
             sql::rows(ACCEPTED, &[row.detector.as_str().into(), row.owner.into()], |r| {
                 let accepted = Accepted {
@@ -452,26 +492,37 @@ impl Guidances {
             })
         })?;
         for (entity, accepted) in accepted {
-            guidances.at(entity).accepted.push(accepted);
+            said.entry(entity).or_default().accepted.push(accepted);
         }
-        for (entity, period) in super::exclude::periods(&row.detector)? {
-            guidances.at(entity).excluded.push(period);
+        let window = window(row, at)?;
+        for (entity, period) in exclude::periods(&row.detector)?
+            .into_iter()
+            .chain(calendars::periods(row, &["exclude"], window)?)
+        {
+            said.entry(entity).or_default().excluded.push(period);
+        }
+        for (entity, period) in calendars::periods(row, &["expect"], window)? {
+            said.entry(entity).or_default().expected.push(period);
+        }
+        let mut guidances = Guidances::default();
+        for (entity, said) in said {
+            match entity {
+                None => guidances.of_all = said.into(),
+                Some(entity) => {
+                    guidances.by_entity.insert(entity, said.into());
+                }
+            }
         }
         Ok(guidances)
-    }
-
-    fn at(&mut self, entity: Option<String>) -> &mut Guidance {
-        match entity {
-            None => &mut self.of_all,
-            Some(entity) => self.by_entity.entry(entity).or_default(),
-        }
     }
 
     pub fn of(&self, entity: &str) -> Guidance {
         let mut guidance = self.of_all.clone();
         if let Some(own) = self.by_entity.get(entity) {
             guidance.accepted.extend_from_slice(&own.accepted);
-            guidance.excluded.extend_from_slice(&own.excluded);
+            let both = |all: &Periods, own: &Periods| all.iter().chain(own.iter()).collect();
+            guidance.excluded = both(&guidance.excluded, &own.excluded);
+            guidance.expected = both(&guidance.expected, &own.expected);
         }
         guidance
     }

@@ -14,12 +14,11 @@ use serde_json::Value;
 
 use crate::{
     detector::{
-        process_data_point::{Judged, alerts, check_may_judge, judge_point},
+        process_data_point::{Judged, alerts, announce, check_may_judge, judge_point},
         source::Source,
     },
     error::{SqlResult, invalid, report, required},
     pg::{result_set::ResultSet, subxact},
-    run,
 };
 
 /// Points that share a subtransaction, and rows that are fetched at a time.
@@ -151,7 +150,8 @@ struct Batch {
     anomaly_types: Option<Vec<String>>,
     /// Of the point that comes next.
     row_number: i64,
-    alerts: i64,
+    /// Those of all points so far.
+    alerts: Vec<i64>,
 }
 
 impl Batch {
@@ -159,7 +159,12 @@ impl Batch {
         fcinfo: pg_sys::FunctionCallInfo,
         anomaly_types: Option<Vec<String>>,
     ) -> SqlResult<Batch> {
-        Ok(Batch { result: ResultSet::begin(fcinfo)?, anomaly_types, row_number: 1, alerts: 0 })
+        Ok(Batch {
+            result: ResultSet::begin(fcinfo)?,
+            anomaly_types,
+            row_number: 1,
+            alerts: Vec::new(),
+        })
     }
 
     fn judge(&mut self, points: &[Value]) -> SqlResult<()> {
@@ -210,7 +215,7 @@ impl Batch {
         alerts: Vec<super::process_data_point::Alert>,
         failures: Vec<(Option<String>, String)>,
     ) -> SqlResult<()> {
-        self.alerts += alerts.len() as i64;
+        self.alerts.extend(alerts.iter().map(|alert| alert.id));
         for alert in alerts {
             self.result
                 .column(Some(self.row_number))
@@ -256,9 +261,6 @@ impl Batch {
     }
 
     fn end(self) -> SqlResult<()> {
-        if self.alerts > 0 {
-            run::notify_alerts(self.alerts)?;
-        }
-        Ok(())
+        announce(&self.alerts)
     }
 }

@@ -4,10 +4,10 @@ use pgrx::{JsonB, prelude::*};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    detector::process_data_point::{alerts, check_may_judge, judge_point},
+    detector::process_data_point::{alerts, announce, check_may_judge, judge_point},
     error::{SqlResult, from_core, invalid, not_null},
     pg::session,
-    run, sql,
+    sql,
 };
 
 const EXAMPLE: &str = r#"for example '{"cpu_usage": 0.7, "latency": [0.1, 0.2], "errors": [{"timestamp": "2026-01-31T12:00:00Z", "value": 3}]}'"#;
@@ -32,7 +32,7 @@ fn process_data(
         return Err(invalid("the metrics are not a JSON object", EXAMPLE));
     };
     let now = session::now();
-    let mut anomalies = Vec::new();
+    let (mut anomalies, mut ids) = (Vec::new(), Vec::new());
     for (metric, values) in metrics {
         let series = match values {
             Value::Array(series) => series,
@@ -46,6 +46,7 @@ fn process_data(
             let judged = judge_point(&point, Some(&types), true)?;
             judged.warn();
             for alert in alerts(judged.alerts)? {
+                ids.push(alert.id);
                 anomalies.push(json!({
                     "type": alert.anomaly_type,
                     "metric": alert.metric_name,
@@ -61,9 +62,7 @@ fn process_data(
             }
         }
     }
-    if !anomalies.is_empty() {
-        run::notify_alerts(anomalies.len() as i64)?;
-    }
+    announce(&ids)?;
     Ok(JsonB(json!({ "anomalies": anomalies })))
 }
 

@@ -199,9 +199,7 @@ fn process_data_point(
     check_may_judge(anomaly_types.as_deref())?;
     let judged = judge_point(&point.0, anomaly_types.as_deref(), true)?;
     judged.warn();
-    if !judged.alerts.is_empty() {
-        run::notify_alerts(judged.alerts.len() as i64)?;
-    }
+    announce(&judged.alerts)?;
     let rows = alerts(judged.alerts)?.into_iter().map(|alert| {
         (
             alert.id,
@@ -330,6 +328,25 @@ fn record_failure(detector: &str, caught: &Caught) -> SqlResult<()> {
     Ok(())
 }
 
+/// Tells listeners of alerts, but for silenced ones.
+pub fn announce(alerts: &[i64]) -> SqlResult<()> {
+    if alerts.is_empty() {
+        return Ok(());
+    }
+    let told = internal_rights::with(|| {
+        sql::row(
+            "SELECT count(*) FROM unnest($1) AS n (alert_id) JOIN anomaly.alert a USING (alert_id) \
+              WHERE a.silenced_by IS NULL",
+            &[alerts.to_vec().into()],
+            |row| row.must::<i64>(1),
+        )
+    })?;
+    match told {
+        Some(told @ 1..) => run::notify_alerts(told),
+        _ => Ok(()),
+    }
+}
+
 /// An alert as it is answered to who brought the point.
 pub struct Alert {
     pub id: i64,
@@ -397,7 +414,7 @@ fn judge_one(detector: &str, data: &DataPoint, value: f64) -> SqlResult<Vec<i64>
         return Ok(Vec::new());
     };
     let core = row.detection(model.points_per_day)?;
-    let mut states = EntityStates::load_one(&row, model.version, &data.entity)?;
+    let mut states = EntityStates::load_one(&row, model.version, &data.entity, Some(data.at))?;
     let entity = data.entity.as_bytes();
     // An entity that knows enough of its own is not judged by the shared model, and decoding that takes
     // longer than judging by it: up to some milliseconds.

@@ -65,7 +65,7 @@ fn end_episode(alert: &OwnedAlert) -> SqlResult<Option<i64>> {
     let row = lock(&alert.detector)?;
     let Some(model) = &row.model else { return Ok(row.watermark) };
     let core = row.detection(model.points_per_day)?;
-    let mut states = EntityStates::load_one(&row, model.version, &alert.entity)?;
+    let mut states = EntityStates::load_one(&row, model.version, &alert.entity, None)?;
     let state = states.get(&row.detector, &core, alert.entity.as_bytes())?;
     if let Some((_, state)) = state.filter(|(_, s)| s.episode.latest_alert() == alert.alert_id) {
         state.episode = Episode::default();

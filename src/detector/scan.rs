@@ -40,6 +40,8 @@ pub struct ScanSummary {
     /// Points whose entity has a state, those that stand in for missing ones too.
     pub points_scored: i64,
     pub alerts_opened: i64,
+    /// Alerts that people hear of: opened and not silenced, and those whose silence has ended.
+    pub alerts_announced: i64,
     pub alerts_resolved: i64,
     /// Entities with rows that came late, which were judged again, and what that did to alerts.
     pub entities_replayed: i64,
@@ -84,8 +86,8 @@ fn scan(
     let run_id = run::begin(&row.detector, "scan", "scan")?;
     let done = execute(&row.detector, Some(run_id))?;
     run::succeed(run_id, &done)?;
-    if done.alerts_opened > 0 {
-        run::notify(run_id, done.alerts_opened)?;
+    if done.alerts_announced > 0 {
+        run::notify(run_id, done.alerts_announced)?;
     }
     let instant = |at: Option<i64>| at.map(sql::timestamptz).transpose();
     Ok(TableIterator::once((
@@ -333,6 +335,7 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
 
     let stored = finish(&row, &core, &mut states, book, model.version, run_id)?;
     summary.alerts_opened = stored.opened.len() as i64;
+    summary.alerts_announced = stored.announced;
     summary.alerts_resolved = stored.resolved;
     summary.alerts_amended = stored.amended;
     summary.alerts_withdrawn = stored.withdrawn;

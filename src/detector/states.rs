@@ -132,7 +132,7 @@ impl EntityStates {
     /// Reads the states of a model version, and what people have said of their entities.
     pub fn load(row: &DetectorRow, version: i32) -> SqlResult<Self> {
         let mut states = Self::new(row.max_entities as usize);
-        states.guidances = Guidances::load(row)?;
+        states.guidances = Guidances::load(row, None)?;
         states.read(
             ALL,
             &[stream::Param::Text(&row.detector), stream::Param::Int8(version.into())],
@@ -140,8 +140,14 @@ impl EntityStates {
         Ok(states)
     }
 
-    /// Reads the state of one entity only; a new one still counts against `max_entities`.
-    pub fn load_one(row: &DetectorRow, version: i32, entity: &str) -> SqlResult<Self> {
+    /// Reads the state of one entity only; a new one still counts against `max_entities`. `at`: of the
+    /// point that it is to judge, if there is one.
+    pub fn load_one(
+        row: &DetectorRow,
+        version: i32,
+        entity: &str,
+        at: Option<i64>,
+    ) -> SqlResult<Self> {
         let others = internal_rights::with(|| {
             sql::row(
                 "SELECT count(*) FROM anomaly.entity_state \
@@ -152,7 +158,7 @@ impl EntityStates {
         })?;
         let room = i64::from(row.max_entities) - others.unwrap_or(0);
         let mut states = Self::new(room.max(0) as usize);
-        states.guidances = Guidances::load(row)?;
+        states.guidances = Guidances::load(row, at)?;
         states.read(
             "SELECT entity, payload FROM anomaly.entity_state \
              WHERE detector = $1 AND version = $2::int AND entity = $3",

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, ops::RangeInclusive};
 
-use anomaly_core::{EntityState, gaps::Arrival};
+use anomaly_core::{EntityState, gaps::Arrival, guidance::Periods};
 use pgrx::{
     JsonB,
     pg_sys::panic::ErrorReport,
@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::{
     detector::{
+        calendars,
         catalog::{DetectorRow, Feed},
         exclude,
         models::{self, Standing, Version},
@@ -370,7 +371,7 @@ fn learn(row: &DetectorRow, until: i64, given: Option<&str>) -> SqlResult<Traine
     let (mut rows_read, mut learned) = (0u64, 0i64);
     let mut span: Option<(i64, i64)> = None;
     let from = until.saturating_sub(row.settled_until.saturating_sub(row.training_from));
-    let left_out = LeftOut::since(row, from)?;
+    let left_out = LeftOut::within(row, from, until)?;
     let mut learn = |entity: &[u8], state: &mut EntityState, arrival: Arrival| {
         let at = arrival.at();
         if left_out.covers(entity, at) {
@@ -475,16 +476,17 @@ fn learn(row: &DetectorRow, until: i64, given: Option<&str>) -> SqlResult<Traine
 
 /// Periods that never train.
 struct LeftOut {
-    of_all: Vec<RangeInclusive<i64>>,
-    by_entity: HashMap<Vec<u8>, Vec<RangeInclusive<i64>>>,
+    of_all: Periods,
+    by_entity: HashMap<Vec<u8>, Periods>,
 }
 
 impl LeftOut {
     /// Incidents are not what is normal: from the first to the last anomalous point of each alert since
     /// `from`, but for those that people have called false alarms or expected for good. What they have
-    /// reported as missed, and excluded, is left out as well.
-    fn since(row: &DetectorRow, from: i64) -> SqlResult<Self> {
-        let mut left_out = LeftOut { of_all: Vec::new(), by_entity: HashMap::new() };
+    /// reported as missed, and excluded, is left out as well, and what calendars exclude or expect.
+    fn within(row: &DetectorRow, from: i64, until: i64) -> SqlResult<Self> {
+        let mut of_all = Vec::new();
+        let mut by_entity: HashMap<Vec<u8>, Vec<RangeInclusive<i64>>> = HashMap::new();
         let periods = internal_rights::with(|| {
             sql::rows(
                 "SELECT a.entity, a.at, a.last_at FROM anomaly.alert a \
@@ -511,23 +513,29 @@ impl LeftOut {
         })?;
         for (entity, at, last_at) in periods {
             if let (Some(at), Some(last_at)) = (at, last_at) {
-                left_out.by_entity.entry(entity.into_bytes()).or_default().push(at..=last_at);
+                by_entity.entry(entity.into_bytes()).or_default().push(at..=last_at);
             }
         }
-        for (entity, period) in exclude::periods(&row.detector)? {
+        let of_calendars = calendars::periods(row, &["exclude", "expect"], (from, until))?;
+        for (entity, period) in exclude::periods(&row.detector)?.into_iter().chain(of_calendars) {
             match entity {
-                None => left_out.of_all.push(period),
+                None => of_all.push(period),
                 Some(entity) => {
-                    left_out.by_entity.entry(entity.into_bytes()).or_default().push(period);
+                    by_entity.entry(entity.into_bytes()).or_default().push(period);
                 }
             }
         }
-        Ok(left_out)
+        Ok(LeftOut {
+            of_all: of_all.into_iter().collect(),
+            by_entity: by_entity
+                .into_iter()
+                .map(|(entity, periods)| (entity, periods.into_iter().collect()))
+                .collect(),
+        })
     }
 
     fn covers(&self, entity: &[u8], at: i64) -> bool {
-        let of_entity = self.by_entity.get(entity).into_iter().flatten();
-        self.of_all.iter().chain(of_entity).any(|period| period.contains(&at))
+        self.of_all.contain(at) || self.by_entity.get(entity).is_some_and(|own| own.contain(at))
     }
 }
 

@@ -109,7 +109,7 @@ fn handlers_of(owner: pg_sys::Oid) -> SqlResult<Vec<Handler>> {
 }
 
 /// Writes what handlers of the owner are to be told, in the order in which it happened. The alerts are stored
-/// as they are now.
+/// as they are now; of those that are silenced nothing is told.
 pub fn record(owner: pg_sys::Oid, told: &[Told]) -> SqlResult<()> {
     if told.is_empty() || !gucs::notifications() {
         return Ok(());
@@ -128,6 +128,9 @@ pub fn record(owner: pg_sys::Oid, told: &[Told]) -> SqlResult<()> {
             let Some((_, alert)) = alerts.get(&told.alert_id) else { continue };
             let Some(sequence) = next.get_mut(&told.alert_id) else { continue };
             *sequence += 1;
+            if alert.get("silenced_by").is_some_and(|by| !by.is_null()) {
+                continue;
+            }
             for handler in &handlers {
                 if handler.matchers.matches(&subject(alert, told.transition)) {
                     due_here |= is_delivered_here(&handler.kind);

@@ -30,6 +30,8 @@ $node->safe_psql('postgres', q{
 	SELECT anomaly.update_detector_performance('of several', 'iqr', true_positives => 9, false_positives => 1);
 	SELECT anomaly.feedback(id, 'false_positive') FROM anomaly.alerts WHERE metric_name = 'load';
 	SELECT anomaly.exclude('a query', tstzrange(now(), NULL), 'for good');
+	SELECT anomaly.add_calendar('nightly', '2026-01-01 02:30+01', '1 hour', 'FREQ=DAILY', 'Europe/Berlin', detector => 'a query'),
+	       anomaly.silence(tstzrange(now() - interval '2 days', now() - interval '1 day'), max_severity => 'warning');
 }, Readings::as('Old Owner'));
 
 # One incident that is over, one whose episode is still open when the dump is made.

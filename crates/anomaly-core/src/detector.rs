@@ -16,7 +16,7 @@ use crate::calendar::Calendar;
 use crate::codec::{self, Reader};
 use crate::episode::{Episode, LifeCycle, Observed, Transition};
 use crate::gaps::{Arrival, Presence};
-use crate::guidance::{Accepted, Guidance, Tolerance};
+use crate::guidance::{Guidance, Tolerance};
 use crate::point::Point;
 use crate::strategy::{
     Context, EntityModel, Kind, Performance, Rule, Strategy, json_number, strategy, taking_features,
@@ -393,7 +393,7 @@ impl Detector {
         let warming = !self.is_warm(state);
         let shared = shared.filter(|s| warming && s.entities >= 2 && self.is_warm(s));
         let judge = shared.map_or(&state.model, |s| &s.model);
-        let mut verdict = self.verdict(judge.as_ref(), &state.guidance.accepted, point);
+        let mut verdict = self.verdict(judge.as_ref(), &state.guidance, point);
         if warming && verdict.status == Status::Ok {
             verdict.status =
                 Status::Warming { have: state.model.count(), need: self.config.min_data_points };
@@ -418,10 +418,11 @@ impl Detector {
         };
 
         // NaN is neither normal nor anomalous, and changes nothing.
-        if !point.value.is_nan() && !state.guidance.is_excluded(point.at) {
+        let trains = state.guidance.trains(point.at);
+        if !point.value.is_nan() && trains {
             state.left_out += (f64::from(u8::from(unusual)) - state.left_out) / LEFT_OUT_MEMORY;
         }
-        if state.guidance.is_excluded(point.at) {
+        if !trains {
             // To the model as if it had never been there.
             let (transition, settled) = (observed.transition, observed.settled);
             return Outcome { verdict, transition, metadata, settled };
@@ -439,7 +440,7 @@ impl Detector {
             && !warming
             && !ended.peak_is_learned
             && !ended.peak.value.is_nan()
-            && !state.guidance.is_excluded(ended.peak.at)
+            && state.guidance.trains(ended.peak.at)
         {
             let peak = Point::new(ended.peak.at, ended.peak.value);
             state.model.learn_clipped(&peak);
@@ -506,7 +507,7 @@ impl Detector {
         let (run, ln_p) = state.presence.as_ref().map_or((1, 0.0), |p| (p.run(), p.ln_p()));
         let verdict = Verdict {
             direction: Direction::None,
-            is_anomaly: self.is_warm(state),
+            is_anomaly: self.is_warm(state) && !state.guidance.expected.contain(at),
             status: Status::Missing,
             statistic: run as f64,
             tail: Tail::LnP(ln_p),
@@ -529,13 +530,13 @@ impl Detector {
 
     /// Judges a point and changes nothing.
     pub fn judge(&self, state: &EntityState, point: &Point) -> Verdict {
-        let mut verdict = self.verdict(state.model.as_ref(), &state.guidance.accepted, point);
+        let mut verdict = self.verdict(state.model.as_ref(), &state.guidance, point);
         verdict.is_anomaly &= self.matters(&verdict);
         verdict
     }
 
     /// What the model says, with what follows from the rest of it for every strategy alike.
-    fn verdict(&self, model: &dyn EntityModel, accepted: &[Accepted], point: &Point) -> Verdict {
+    fn verdict(&self, model: &dyn EntityModel, guidance: &Guidance, point: &Point) -> Verdict {
         let mut verdict = model.judge(point, &self.rule);
         if verdict.is_anomaly && !self.rule.range {
             verdict = model.judge(point, &Rule { range: true, ..self.rule });
@@ -552,9 +553,10 @@ impl Detector {
         if verdict.is_anomaly && self.rule.threshold.is_none() {
             verdict.is_anomaly = verdict.ln_p() < self.rule.ln_alpha;
         }
-        if let Some(tolerance) = Tolerance::at(accepted, point) {
+        if let Some(tolerance) = Tolerance::at(&guidance.accepted, point) {
             tolerance.apply(&mut verdict);
         }
+        verdict.is_anomaly &= !guidance.expected.contain(point.at);
         verdict
     }
 

@@ -1,4 +1,5 @@
-//! What people have said of an entity: what is normal of it, and which periods must not train.
+//! What people have said of an entity: what is normal of it, in which periods everything is, and which
+//! must not train.
 //!
 //! An alert that was wrong says more than that one point belongs into the baseline: a single point
 //! barely moves a quantile, and the next one like it would alert again. So the distance from the
@@ -10,6 +11,7 @@
 //! improbable as can be, the probability of one point would excuse every other.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use crate::point::Point;
 use crate::verdict::{Direction, Verdict};
@@ -22,12 +24,56 @@ pub const MARGIN: f64 = 1.2;
 pub struct Guidance {
     pub accepted: Vec<Accepted>,
     /// Points of these times are judged but never learned.
-    pub excluded: Vec<RangeInclusive<i64>>,
+    pub excluded: Periods,
+    /// Points of these times are no anomalies, and are never learned either.
+    pub expected: Periods,
 }
 
 impl Guidance {
-    pub fn is_excluded(&self, at: i64) -> bool {
-        self.excluded.iter().any(|period| period.contains(&at))
+    /// Whether a point of this time is learned, if it is normal.
+    pub fn trains(&self, at: i64) -> bool {
+        !self.excluded.contain(at) && !self.expected.contain(at)
+    }
+}
+
+/// Periods of time. Many entities share them, and each of their points asks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Periods(
+    /// Ascending and apart.
+    Arc<[RangeInclusive<i64>]>,
+);
+
+impl Default for Periods {
+    fn default() -> Self {
+        Periods([].into())
+    }
+}
+
+impl FromIterator<RangeInclusive<i64>> for Periods {
+    fn from_iter<T: IntoIterator<Item = RangeInclusive<i64>>>(periods: T) -> Self {
+        let mut sorted: Vec<_> = periods.into_iter().filter(|p| !p.is_empty()).collect();
+        sorted.sort_unstable_by_key(|period| *period.start());
+        let mut apart: Vec<RangeInclusive<i64>> = Vec::with_capacity(sorted.len());
+        for period in sorted {
+            match apart.last_mut() {
+                Some(last) if *period.start() <= last.end().saturating_add(1) => {
+                    *last = *last.start()..=*last.end().max(period.end());
+                }
+                _ => apart.push(period),
+            }
+        }
+        Periods(apart.into())
+    }
+}
+
+impl Periods {
+    pub fn contain(&self, at: i64) -> bool {
+        let after = self.0.partition_point(|period| *period.start() <= at);
+        after > 0 && *self.0[after - 1].end() >= at
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = RangeInclusive<i64>> + '_ {
+        self.0.iter().cloned()
     }
 }
 
@@ -152,6 +198,27 @@ mod tests {
         (wide.is_anomaly, wide.upper) = (false, 500.0);
         let wide = applied(&accepted, wide);
         assert!(!wide.is_anomaly && wide.upper == 500.0);
+    }
+
+    #[test]
+    fn periods_contain_what_any_of_them_does() {
+        let all = [
+            30..=40,
+            10..=12,
+            13..=13,
+            RangeInclusive::new(5, 4),
+            35..=50,
+            i64::MAX - 1..=i64::MAX,
+            0..=0,
+        ];
+        let periods: Periods = all.clone().into_iter().collect();
+        for at in (-3..60).chain([i64::MIN, i64::MAX, i64::MAX - 2]) {
+            assert_eq!(periods.contain(at), all.iter().any(|p| p.contains(&at)), "{at}");
+        }
+        assert_eq!(periods.iter().count(), 4);
+        assert!(!Periods::default().contain(0));
+        let always: Periods = [i64::MIN..=i64::MAX, 3..=4].into_iter().collect();
+        assert!(always.iter().eq([i64::MIN..=i64::MAX]));
     }
 
     #[test]

@@ -113,7 +113,7 @@ fn excluded_periods_are_judged_and_never_learned() {
         let detector = Detector::new(config(strategy)).unwrap();
         let normal = || (0..100).map(|i| 50.0 + f64::from(i % 3 - 1));
         let (mut state, mut twin) = (trained(&detector, normal()), trained(&detector, normal()));
-        state.guidance.excluded = vec![100..=299];
+        state.guidance.excluded = [100..=299].into_iter().collect();
         // Normal values, what is unusual, and what lasts until it would be the new normal.
         for at in 100..300 {
             let value = if at < 150 { 50.5 } else { 90.0 };
@@ -130,5 +130,64 @@ fn excluded_periods_are_judged_and_never_learned() {
             detector.encode_state(&twin).unwrap(),
             "{strategy}"
         );
+    }
+}
+
+#[test]
+fn nothing_is_an_anomaly_in_expected_periods_and_nothing_is_learned() {
+    for strategy in common::STRATEGIES {
+        let detector = Detector::new(config(strategy)).unwrap();
+        let normal = || (0..100).map(|i| 50.0 + f64::from(i % 3 - 1));
+        let (mut state, mut twin) = (trained(&detector, normal()), trained(&detector, normal()));
+        state.guidance.expected = [100..=299].into_iter().collect();
+        for at in 100..300 {
+            let value = match at {
+                100..150 => 50.5,
+                150 => f64::INFINITY,
+                151 => f64::NAN,
+                _ => 90.0,
+            };
+            assert!(!detector.judge(&state, &Point::new(at, value)).is_anomaly, "{strategy} {at}");
+            let outcome = detector.process(&mut state, None, &Point::new(at, value));
+            assert!(!outcome.verdict.is_anomaly, "{strategy} {at}");
+            assert!(outcome.transition.is_none(), "{strategy} {at}");
+            assert_eq!(outcome.verdict.value.to_bits(), value.to_bits());
+        }
+        // Afterwards everything is as if it had not been.
+        for at in 300..310 {
+            detector.process(&mut state, None, &Point::new(at, 50.0));
+            detector.process(&mut twin, None, &Point::new(at, 50.0));
+        }
+        assert_eq!(
+            detector.encode_state(&state).unwrap(),
+            detector.encode_state(&twin).unwrap(),
+            "{strategy}"
+        );
+        assert!(detector.judge(&state, &Point::new(310, 90.0)).is_anomaly, "{strategy}");
+    }
+}
+
+#[test]
+fn an_episode_ends_in_an_expected_period_and_gaps_are_none() {
+    use anomaly_core::gaps::Arrival;
+    let detector = Detector::new(config("zscore")).unwrap();
+    let mut state = trained(&detector, (0..100).map(|i| 50.0 + f64::from(i % 3 - 1)));
+    state.guidance.expected = [102..=120].into_iter().collect();
+    let mut step = |at: i64| {
+        let outcome = detector.process(&mut state, None, &Point::new(at, 1e6));
+        outcome.transition.map(|t| match t {
+            anomaly_core::Transition::Opened(_) => "opened",
+            anomaly_core::Transition::Updated(_) => "updated",
+            anomaly_core::Transition::Resolved(_) => "resolved",
+            _ => "something else",
+        })
+    };
+    let steps: Vec<_> = (100..107).map(&mut step).collect();
+    let clear_after = detector.config().clear_after as usize;
+    assert_eq!(steps[..2], [Some("opened"), Some("updated")]);
+    assert_eq!(steps.iter().position(|s| *s == Some("resolved")), Some(1 + clear_after));
+    for (at, is_anomaly) in [(120, false), (121, true)] {
+        let missing = detector.process_arrival(&mut state, None, &Arrival::Missing { at });
+        assert_eq!(missing.verdict.is_anomaly, is_anomaly, "{at}");
     }
 }

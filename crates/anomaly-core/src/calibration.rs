@@ -81,6 +81,21 @@ const EDGES: [f64; CELLS] = {
 /// The same on the scale of the normal quantile z, where finding a cell needs no logarithm.
 static Z_EDGES: LazyLock<[f64; CELLS]> = LazyLock::new(|| EDGES.map(|e| deviation_from_ln_p(-e)));
 
+/// Steps to one of z in [`Z_STARTS`].
+const Z_STEPS: f64 = 16.0;
+
+/// The cell that each step of z begins in, up to the last cell.
+static Z_STARTS: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let steps = (Z_EDGES[CELLS - 1] * Z_STEPS) as usize + 1;
+    (0..=steps).map(|step| cell_from(0, step as f64 / Z_STEPS) as u8).collect()
+});
+
+/// The cell of z, which is not below the given one.
+fn cell_from(first: usize, z: f64) -> usize {
+    let edges = &Z_EDGES[first + 1..];
+    first + edges.iter().position(|edge| *edge > z).unwrap_or(edges.len())
+}
+
 /// P of the prior at the edges.
 static PRIOR_SURVIVAL: LazyLock<[f64; CELLS]> = LazyLock::new(|| EDGES.map(|e| libm::exp(-e)));
 
@@ -591,7 +606,9 @@ impl Calibrator {
             return None;
         }
         let z = z_of_residual(residual, dof);
-        Some(Z_EDGES.partition_point(|edge| *edge <= z).saturating_sub(1))
+        // a step is narrower than most cells
+        let start = Z_STARTS.get((z * Z_STEPS) as usize).copied();
+        Some(start.map_or(CELLS - 1, |start| cell_from(usize::from(start), z)))
     }
 
     fn count(&mut self, residual: f64, cell: usize, units: u32) {
@@ -767,6 +784,23 @@ mod tests {
             let chi2: f64 = (0..3).map(|_| self.normal().powi(2)).sum();
             self.normal() / (chi2 / 3.0).sqrt()
         }
+    }
+
+    #[test]
+    fn a_residual_is_counted_in_the_cell_whose_edges_are_around_it() {
+        for dof in [3.0, 20.0, 500.0] {
+            for i in 0..100_000 {
+                let residual = f64::from(i) * 1e-3 - 50.0;
+                let z = z_of_residual(residual, dof);
+                let cell = Calibrator::cell(residual, dof).unwrap();
+                assert!(Z_EDGES[cell] <= z, "{residual}");
+                assert!(Z_EDGES.get(cell + 1).is_none_or(|next| *next > z), "{residual}");
+            }
+        }
+        for far in [1e3, 1e300, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(Calibrator::cell(far, 500.0), Some(CELLS - 1));
+        }
+        assert_eq!(Calibrator::cell(0.0, 500.0), Some(0));
     }
 
     fn learned(n: usize, mut noise: impl FnMut() -> f64) -> Calibrator {

@@ -126,6 +126,8 @@ struct Series {
     present: Vec<bool>,
     /// How many pairs of values there are at each lag.
     pairs: Vec<f64>,
+    /// What its ends are faded by.
+    window: Vec<f64>,
 }
 
 impl Series {
@@ -183,21 +185,38 @@ impl Series {
         let last = last?;
         let v = y[last];
         y[last..].fill(v);
-        let mask: Vec<f64> = present.iter().map(|p| f64::from(u8::from(*p))).collect();
-        let pairs = fft.autocovariance(&fft.power(&mask));
-        Some(Series { y, present, pairs })
+        let pairs = if present.iter().all(|p| *p) {
+            (0..fft.len() / 2).map(|lag| n.saturating_sub(lag) as f64).collect()
+        } else {
+            let mask: Vec<f64> = present.iter().map(|p| f64::from(u8::from(*p))).collect();
+            let mut pairs = fft.autocovariance(&fft.power(&mask));
+            pairs.iter_mut().for_each(|pairs| *pairs = pairs.round());
+            pairs
+        };
+        // Hann's.
+        let step = std::f64::consts::TAU / n as f64;
+        let window = (0..n).map(|i| 0.5 - 0.5 * libm::cos(step * (i as f64 + 0.5))).collect();
+        Some(Series { y, present, pairs, window })
     }
 
-    /// Without moving averages over a period, or several short ones: no trend and nothing slower. With
-    /// fewer than four periods too little would be left, and the series stays as it is. Gaps are 0.
-    fn high_pass(&self, period: usize) -> Vec<f64> {
+    /// Over how many values moving averages are taken that leave a period alone, 0 for none: over it, or
+    /// several short ones, since over a few values they would leave white noise with a period of its own.
+    /// With fewer than four periods too little would be left.
+    fn width(&self, period: usize) -> usize {
+        let n = self.y.len();
+        if n < 4 * period {
+            return 0;
+        }
+        period * 24_usize.div_ceil(period).min(n / (4 * period)).max(1)
+    }
+
+    /// Without moving averages of a width: no trend and nothing slower. Gaps are 0.
+    fn high_pass(&self, width: usize) -> Vec<f64> {
         let n = self.y.len();
         let mut out = Vec::with_capacity(n);
-        if n < 4 * period {
+        if width == 0 {
             out.extend_from_slice(&self.y);
         } else {
-            // Moving averages over a few values would leave white noise with a period of its own.
-            let width = period * 24_usize.div_ceil(period).min(n / (4 * period)).max(1);
             // An even width takes half of either end, so that the average is centred; near the ends of
             // the series the nearest average counts.
             let half = width / 2;
@@ -273,16 +292,13 @@ fn exponentials(numbers: &mut [f64]) {
 }
 
 impl Spectrum {
-    fn new(y: &[f64], fft: &Fft) -> Self {
+    fn new(series: &Series, fft: &Fft) -> Self {
+        let y = &series.y;
         let n = y.len();
-        // Hann's window: without it the ends of a trend spread over all frequencies.
-        let step = std::f64::consts::TAU / n as f64;
+        // Without a window the ends of a trend spread over all frequencies.
         let mean = y.iter().sum::<f64>() / n as f64;
-        let windowed: Vec<f64> = y
-            .iter()
-            .enumerate()
-            .map(|(i, v)| (v - mean) * (0.5 - 0.5 * libm::cos(step * (i as f64 + 0.5))))
-            .collect();
+        let windowed: Vec<f64> =
+            y.iter().zip(&series.window).map(|(v, window)| (v - mean) * window).collect();
         let power = fft.power(&windowed);
         let bins_per_cycle = fft.len() as f64 / n as f64;
         let first = ((1.75 * bins_per_cycle).ceil() as usize).min(power.len() - 1);
@@ -310,11 +326,16 @@ impl Spectrum {
             let (from, to) = window(nodes[k]);
             let stride = ((to - from) / 400).max(1);
             work.clear();
-            // in proportion to the power at the node if it falls like that
-            work.extend((from..=to).step_by(stride).map(|j| slope * (ln_nodes[k] - ln_bins[j])));
-            exponentials(&mut work);
-            for (v, j) in work.iter_mut().zip((from..=to).step_by(stride)) {
-                *v *= power[j];
+            if slope == 0.0 {
+                work.extend(power[from..=to].iter().step_by(stride));
+            } else {
+                // in proportion to the power at the node if it falls like that
+                let bins = ln_bins[from..=to].iter().step_by(stride);
+                work.extend(bins.map(|ln| slope * (ln_nodes[k] - ln)));
+                exponentials(&mut work);
+                for (v, power) in work.iter_mut().zip(power[from..=to].iter().step_by(stride)) {
+                    *v *= power;
+                }
             }
             let rank = ((work.len() as f64 * QUANTILE) as usize).min(work.len() - 1);
             let (_, value, _) = work.select_nth_unstable_by(rank, f64::total_cmp);
@@ -414,7 +435,7 @@ fn strongest(series: &Series, fft: &Fft, found: &[Period]) -> Option<Period> {
     if energy / n as f64 <= 1e-26 {
         return None;
     }
-    let spectrum = Spectrum::new(&series.y, fft);
+    let spectrum = Spectrum::new(series, fft);
     let covariance = Autocorrelation::new(&series.y, series, fft);
     // Lengths, and whether the periodogram has a significant peak there.
     let mut candidates: Vec<(f64, bool)> = Vec::new();
@@ -434,6 +455,10 @@ fn strongest(series: &Series, fft: &Fft, found: &[Period]) -> Option<Period> {
     lags.sort_unstable();
     candidates.extend(lags.into_iter().take(CANDIDATES).map(|lag| (lag as f64, false)));
 
+    let mut filtered = Filtered { series, fft, by_width: Vec::new() };
+    if series.present.iter().all(|p| *p) {
+        filtered.by_width.push((0, covariance));
+    }
     let mut best: Option<Period> = None;
     let mut tried: Vec<f64> = Vec::new();
     for (exact, spectral) in candidates {
@@ -442,8 +467,8 @@ fn strongest(series: &Series, fft: &Fft, found: &[Period]) -> Option<Period> {
             continue;
         }
         tried.push(exact);
-        let Some(period) = confirm(series, &spectrum, fft, exact.min(n as f64 / 2.0), spectral)
-        else {
+        let length = exact.min(n as f64 / 2.0);
+        let Some(period) = confirm(series, &spectrum, &mut filtered, length, spectral) else {
             continue;
         };
         if found.iter().any(|p| explains(p.exact, period.exact, n)) {
@@ -495,7 +520,7 @@ impl<'a> Autocorrelation<'a> {
     }
 
     fn pairs(&self, lag: usize) -> f64 {
-        self.pairs.get(lag).map_or(0.0, |pairs| pairs.round())
+        self.pairs.get(lag).copied().unwrap_or(0.0)
     }
 
     /// −1 where there is nothing to tell by.
@@ -513,7 +538,8 @@ impl<'a> Autocorrelation<'a> {
     fn coherence(&self, exact: f64, n: usize) -> (f64, f64) {
         let (mut sum, mut weight) = (0.0, 0.0);
         for m in 1..=MULTIPLES {
-            let lag = (m as f64 * exact).round() as usize;
+            // rounded: lengths are 2 at least
+            let lag = (m as f64 * exact + 0.5) as usize;
             if m > 1 && lag as f64 > n as f64 - 0.75 * exact {
                 break;
             }
@@ -540,18 +566,39 @@ impl<'a> Autocorrelation<'a> {
     }
 }
 
+/// The autocorrelations of a series without moving averages, by their width: lengths that are tried share
+/// them.
+struct Filtered<'a> {
+    series: &'a Series,
+    fft: &'a Fft,
+    by_width: Vec<(usize, Autocorrelation<'a>)>,
+}
+
+impl<'a> Filtered<'a> {
+    /// What a period near a length is confirmed by.
+    fn beside(&mut self, length: usize) -> &Autocorrelation<'a> {
+        let width = self.series.width(length);
+        let at = self.by_width.iter().position(|(w, _)| *w == width).unwrap_or_else(|| {
+            let r = Autocorrelation::new(&self.series.high_pass(width), self.series, self.fft);
+            self.by_width.push((width, r));
+            self.by_width.len() - 1
+        });
+        &self.by_width[at].1
+    }
+}
+
 /// The period near a length, if autocorrelation confirms it: a hill, high enough for the number of
 /// cycles. A multiple that is clearly better takes its place: the length is then that of a harmonic.
 fn confirm(
     series: &Series,
     spectrum: &Spectrum,
-    fft: &Fft,
+    filtered: &mut Filtered<'_>,
     exact: f64,
     spectral: bool,
 ) -> Option<Period> {
     let n = series.y.len();
     let lag = (exact.round() as usize).clamp(2, n / 2);
-    let r = Autocorrelation::new(&series.high_pass(lag), series, fft);
+    let r = filtered.beside(lag);
     // With some cycles a peak of the periodogram is more precise than lags are.
     let (mut exact, mut strength) = if spectral && n as f64 >= 6.0 * exact {
         (exact, r.coherence(exact, n).0)
@@ -579,7 +626,7 @@ fn confirm(
     }
     if exact != single {
         // Moving averages over the short length have taken away what the long one has.
-        return confirm(series, spectrum, fft, exact, spectral);
+        return confirm(series, spectrum, filtered, exact, spectral);
     }
 
     let length = (exact.round() as usize).clamp(2, n / 2);

@@ -25,6 +25,7 @@ use super::{
     Context, Ensemble, EntityModel, Kind, Rule, Strategy, check_keys, integer_param, json_number,
 };
 use crate::codec::Reader;
+use crate::elementary::ln_each;
 use crate::point::Point;
 use crate::verdict::Verdict;
 use crate::{Error, Result};
@@ -257,6 +258,9 @@ impl AutoModel {
     fn score(&mut self, point: &Point) {
         let weight = 1.0 / (self.surprise.count() as f64 + 1.0).min(RECENT);
         let judged_by = self.surprise.forecast(point);
+        // Even, as `ln_each` wants it.
+        let mut spreads = [1.0; CANDIDATES.len() + 1];
+        let mut errors = [f64::NAN; CANDIDATES.len()];
         for (i, member) in self.members.iter_mut().enumerate() {
             let known = if i == self.chosen { judged_by } else { None };
             let forecast = || member.model.expectation(point).map(|e| (e.expected(), e.spread()));
@@ -266,9 +270,14 @@ impl AutoModel {
                 self.typical += weight * (error - self.typical);
             }
             let least = (LEAST_SPREAD * self.typical).max(f64::MIN_POSITIVE);
-            let spread = (0.5 * MEAN_ABSOLUTE * spread).max(least);
-            let loss = libm::log(spread) + (error / spread).min(WORST);
-            member.loss += weight * (loss - member.loss);
+            spreads[i] = (0.5 * MEAN_ABSOLUTE * spread).max(least);
+            errors[i] = (error / spreads[i]).min(WORST);
+        }
+        ln_each(&mut spreads);
+        for ((member, error), ln_spread) in self.members.iter_mut().zip(errors).zip(spreads) {
+            if !error.is_nan() {
+                member.loss += weight * (ln_spread + error - member.loss);
+            }
         }
     }
 

@@ -281,9 +281,11 @@ impl<B: Baseline> LocationScale<B> {
         (finite(fit.centre - below), finite(fit.centre + above))
     }
 
-    /// Counts the residual of a point with a finite value, which the baseline has not learned.
-    fn calibrate(&mut self, point: &Point, anomalous: bool) {
-        if let Some(fit) = self.baseline.fit_for_learning(point) {
+    /// Counts the residual of a point with a finite value, which the baseline has not learned. What was
+    /// expected of it.
+    fn calibrate(&mut self, point: &Point, anomalous: bool) -> Option<Fit> {
+        let fit = self.baseline.fit_for_learning(point);
+        if let Some(fit) = fit {
             if let Some(law) = self.chance.law(fit.centre, point) {
                 let residual = law.residual(point.value);
                 if anomalous {
@@ -302,11 +304,12 @@ impl<B: Baseline> LocationScale<B> {
                 }
             }
         }
+        fit
     }
 
-    /// Teaches the baseline a point with a finite value.
-    fn absorb(&mut self, point: &Point) {
-        if let Some(fit) = self.baseline.fit_for_learning(point) {
+    /// Teaches the baseline a point with a finite value, of which it expected so much.
+    fn absorb(&mut self, point: &Point, fit: Option<Fit>) {
+        if let Some(fit) = fit {
             self.chance.learn(fit.centre, point);
         }
         self.baseline.push(point);
@@ -495,8 +498,8 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
 
     fn learn(&mut self, point: &Point) {
         if point.value.is_finite() {
-            self.calibrate(point, false);
-            self.absorb(point);
+            let fit = self.calibrate(point, false);
+            self.absorb(point, fit);
         }
     }
 
@@ -515,7 +518,7 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
         let Some(fit) = self.baseline.fit(point) else { return };
         if let Some(law) = self.chance.law(fit.centre, point) {
             let value = finite(point.value).clamp(law.value(-BORDER), law.value(BORDER));
-            self.absorb(&Point { value, ..*point });
+            self.absorb(&Point { value, ..*point }, self.baseline.fit_for_learning(point));
             return;
         }
         if fit.is_degenerate() {
@@ -525,7 +528,7 @@ impl<B: Baseline> EntityModel for LocationScale<B> {
         }
         let (lower, upper) = (fit.centre - BORDER * fit.below, fit.centre + BORDER * fit.above);
         let value = point.value.max(finite(lower)).min(finite(upper));
-        self.absorb(&Point { value, ..*point });
+        self.absorb(&Point { value, ..*point }, self.baseline.fit_for_learning(point));
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<()> {

@@ -232,9 +232,20 @@ impl Ranges {
                 Some(reach) => {
                     let which = TABLED.iter().position(|p| *p == view.points).unwrap_or(0);
                     let (mut range, mut count) = (Range::EMPTY, 0u32);
-                    for i in bin + BINS - reach..=bin + BINS + reach {
-                        range.join(&self.by_time[which][i % BINS]);
-                        count = count.saturating_add(self.counts[i % BINS]);
+                    // from the bins before to those after, which may be across midnight
+                    let (from, to) = (bin + BINS - reach, bin + BINS + reach);
+                    let parts = match (from >= BINS, to >= 2 * BINS) {
+                        (true, true) => [from - BINS..BINS, 0..to - 2 * BINS + 1],
+                        (true, false) => [from - BINS..to - BINS + 1, 0..0],
+                        (false, _) => [from..BINS, 0..to - BINS + 1],
+                    };
+                    for part in parts {
+                        for other in &self.by_time[which][part.clone()] {
+                            range.join(other);
+                        }
+                        for n in &self.counts[part] {
+                            count = count.saturating_add(*n);
+                        }
                     }
                     if count < MIN_CONTEXT {
                         return Edge::NONE;
@@ -565,9 +576,13 @@ impl ExcessTail {
     }
 
     fn sum(&mut self) {
-        for cell in (0..CELLS).rev() {
+        // Most cells are empty, and those below the first one that is not are many.
+        let first = self.cells.iter().position(|c| *c > 0).unwrap_or(CELLS);
+        for cell in (first..CELLS).rev() {
             self.from[cell] = self.from[cell + 1].saturating_add(self.cells[cell]);
         }
+        let all = self.from[first];
+        self.from[..first].fill(all);
         self.ln_threshold = libm::log(self.threshold);
         self.ln_beyond = libm::log(self.beyond(self.threshold) + 1.0);
     }
@@ -589,6 +604,10 @@ impl ExcessTail {
     }
 
     fn fit(&mut self) {
+        if self.top == 0 {
+            // no excess so far
+            return;
+        }
         let wanted = (TAIL_SHARE * self.count as f64).max(5.0);
         let (mut k, mut lowest) = (0.0, None);
         for cell in (0..CELLS).rev() {
@@ -782,10 +801,9 @@ impl Surprises {
     fn fit(&mut self) {
         let wanted = (SURPRISE_TAIL * f64::from(self.units())) as u32;
         let wanted = wanted.max(10 * UNITS);
-        let mut top = SURPRISES - 1;
-        while top > 1 && self.from[top] < wanted {
-            top -= 1;
-        }
+        // the last cell with so many from it on, 1 at least
+        let from = &self.from[2..SURPRISES];
+        let mut top = 1 + from.partition_point(|units| *units >= wanted);
         // the tail begins above the cell that would make it too long
         top = (top + 1).min(SURPRISES - 1);
         let from = surprise_edge(top);
@@ -1183,25 +1201,33 @@ struct Side<'a> {
     seen: Seen,
     /// ln of the points that the model of the expected can vouch by.
     known: f64,
-    /// [`ExcessTail::ln_points`] of each view that has an edge.
-    ln_points: [f64; VIEWS.len()],
-    ln_far: f64,
+    /// [`ExcessTail::ln_points`] of each view, and of [`Surprise::far`]; NaN where nobody has asked: few
+    /// values exceed anything.
+    ln_points: [Cell<f64>; VIEWS.len()],
+    ln_far: Cell<f64>,
+}
+
+/// −ln p of an excess; `ln_points` as of [`Side::ln_points`].
+fn surprise_of(tail: &ExcessTail, d: f64, ln_points: &Cell<f64>) -> f64 {
+    if d <= 0.0 {
+        return 0.0;
+    }
+    if ln_points.get().is_nan() {
+        ln_points.set(tail.ln_points());
+    }
+    tail.surprise(d, ln_points.get())
 }
 
 impl<'a> Side<'a> {
     fn new(surprise: &'a Surprise, expectation: &'a Expectation<'a>, count: u64, at: i64) -> Self {
         let seen = surprise.see(at);
-        let ln_points = std::array::from_fn(|i| match seen.edges[i].high {
-            f64::INFINITY => 0.0,
-            _ => surprise.tails[i].ln_points(),
-        });
         Side {
             surprise,
             expectation,
             expected: expectation.expected(),
             seen,
-            ln_points,
-            ln_far: surprise.far.ln_points(),
+            ln_points: [const { Cell::new(f64::NAN) }; VIEWS.len()],
+            ln_far: Cell::new(f64::NAN),
             known: libm::log(count as f64 + 1.0),
         }
     }
@@ -1267,7 +1293,7 @@ impl<'a> Side<'a> {
     fn total(&self, novelty: f64, base: f64) -> f64 {
         let sum = novelty
             + vouched(base, self.known)
-            + self.surprise.far.surprise(base - self.surprise.farthest, self.ln_far);
+            + surprise_of(&self.surprise.far, base - self.surprise.farthest, &self.ln_far);
         if self.surprise.trusted && base > self.known {
             return sum.max(FIRM * base);
         }
@@ -1285,7 +1311,7 @@ impl<'a> Side<'a> {
                 Direction::None => 0.0,
             };
             if d > 0.0 {
-                sum += self.surprise.tails[i].surprise(d, self.ln_points[i]);
+                sum += surprise_of(&self.surprise.tails[i], d, &self.ln_points[i]);
             }
         }
         sum

@@ -16,6 +16,8 @@
 //!
 //! Parameters: `calendar` (true), `periods` (true): whether such seasons are looked for.
 
+use std::cell::Cell;
+
 use serde_json::{Map, Value, json};
 
 use super::forecast::{z_bounds, z_score};
@@ -695,9 +697,12 @@ struct Model {
     /// Counts at the last choice of seasons and levels, and at the last search for periods.
     chosen_at: u64,
     searched_at: u64,
+    /// The latest time that was asked about since the latest point was learned.
+    known: Cell<Option<(i64, Forecast)>>,
 }
 
 /// What the model says about a time.
+#[derive(Debug, Clone, Copy)]
 struct Forecast {
     centre: f64,
     /// The seasons that take part, together.
@@ -724,6 +729,7 @@ impl Model {
             run: Vec::new(),
             chosen_at: 0,
             searched_at: 0,
+            known: Cell::new(None),
         }
     }
 
@@ -750,6 +756,16 @@ impl Model {
         let power = if steps == 1.0 { DAMPING } else { libm::pow(DAMPING, steps) };
         let damped = DAMPING * (1.0 - power) / (1.0 - DAMPING);
         finite(self.levels[way] + self.slope * damped)
+    }
+
+    /// A point is judged, calibrated and learned by the same forecast.
+    fn known_forecast(&self, at: i64) -> Forecast {
+        if let Some((_, forecast)) = self.known.get().filter(|known| known.0 == at) {
+            return forecast;
+        }
+        let forecast = self.forecast(at, &self.config.calendar.local(at));
+        self.known.set(Some((at, forecast)));
+        forecast
     }
 
     fn forecast(&self, at: i64, local: &Local) -> Forecast {
@@ -789,7 +805,9 @@ impl Model {
         if self.count == 0 {
             self.levels = [value; LEVELS];
         }
-        let forecast = self.forecast(at, &local);
+        let forecast =
+            if self.count > 0 { self.known_forecast(at) } else { self.forecast(at, &local) };
+        self.known.set(None);
         let error = finite(value - forecast.centre);
         if self.count > 0 {
             let spread = self.spread_at(forecast.bin);
@@ -1227,8 +1245,7 @@ impl Baseline for Model {
         if self.count == 0 {
             return None;
         }
-        let local = self.config.calendar.local(point.at);
-        let forecast = self.forecast(point.at, &local);
+        let forecast = self.known_forecast(point.at);
         let spread = self.spread_at(forecast.bin);
         Some(Fit { centre: forecast.centre, below: spread, above: spread })
     }

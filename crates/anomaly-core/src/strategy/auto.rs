@@ -410,3 +410,33 @@ impl EntityModel for AutoModel {
         map
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With every season there is, at all intervals, and a long history.
+    #[test]
+    fn a_state_has_at_most_16_kb() {
+        let auto = Auto::new(&Map::new(), &Context::new(Default::default(), Kind::Value)).unwrap();
+        let mut seed = 1_u64;
+        let mut noise = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as f64 / (1_u64 << 31) as f64 - 0.5
+        };
+        for seconds in [60, 300, 600, 3600] {
+            let mut model = auto.new_state();
+            for i in 0..20_000_i64 {
+                let wave = |n: f64| libm::sin(i as f64 * std::f64::consts::TAU / n);
+                let value = 20.0 * (wave(37.0) + wave(90.0) + wave(111.0) + wave(401.0));
+                let at = i * seconds * 1_000_000;
+                model.learn(&Point::new(at, value + 3.0 * (noise() + noise() + noise())));
+                if i % 2000 == 1999 {
+                    let mut out = Vec::new();
+                    model.encode(&mut out).unwrap();
+                    assert!(out.len() <= 16_000, "{seconds} {i}: {}", out.len());
+                }
+            }
+        }
+    }
+}

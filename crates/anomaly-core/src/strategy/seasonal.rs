@@ -3,7 +3,7 @@
 //! Good at: business metrics, where hour of day, weekday, weekend, day of month, or any other period
 //! explain most of what happens; irregular and missing points, because everything goes by time. Bad at:
 //! seasons it has seen for less than two cycles, and events at irregular times. Cost: under 1 µs a
-//! point, at most 16 kB a state, whatever the history.
+//! point, at most 10 kB a state, whatever the history.
 //!
 //! value = level + profile of each season at its phase + noise. A profile is a ring of means, linear
 //! between them where points are denser. All are learned online with clipped errors (after Gelper,
@@ -25,7 +25,7 @@ use super::location_scale::{Baseline, Fit, LocationScale, finite};
 use super::{Context, EntityModel, Kind, Strategy, bool_param, check_keys, json_number};
 use crate::Result;
 use crate::calendar::{Calendar, Local};
-use crate::codec::Reader;
+use crate::codec::{self, Reader};
 use crate::point::Point;
 use crate::seasonality::{detect_periods, median};
 use crate::verdict::Verdict;
@@ -218,25 +218,25 @@ struct Place {
 /// A mean over the latest so many values of something.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 struct Fading {
-    count: u64,
+    count: u32,
     mean: f64,
 }
 
 impl Fading {
     fn push(&mut self, v: f64, memory: f64) {
         self.count = self.count.saturating_add(1);
-        self.mean += (v - self.mean) / (self.count as f64).min(memory);
+        self.mean += (v - self.mean) / f64::from(self.count).min(memory);
         // differences of values near 1e308
         self.mean = finite(self.mean);
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.count.to_le_bytes());
+        codec::put_varint(out, self.count);
         out.extend_from_slice(&self.mean.to_le_bytes());
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self> {
-        Ok(Fading { count: reader.u64()?, mean: reader.finite("mean")? })
+        Ok(Fading { count: reader.varint()?, mean: reader.finite("mean")? })
     }
 }
 
@@ -264,7 +264,7 @@ impl Record {
     /// Errors of one forecast with the season and without it, counted up to a limit. The later half of
     /// the record counts: profiles get better.
     fn push(&mut self, with: f64, without: f64, limit: f64, memory: f64) {
-        let memory = memory.min((0.5 * self.with.count as f64).max(16.0));
+        let memory = memory.min((0.5 * f64::from(self.with.count)).max(16.0));
         let (with, without) = (with.abs().min(limit), without.abs().min(limit));
         let gain = without - with;
         self.with.push(with, memory);
@@ -274,7 +274,7 @@ impl Record {
 
     /// The mean gain as a share of the error, and in standard errors.
     fn merit(&self, memory: f64) -> (f64, f64) {
-        let n = (0.5 * self.gain.count as f64).min(memory);
+        let n = (0.5 * f64::from(self.gain.count)).min(memory);
         if n < 16.0 {
             return (0.0, 0.0);
         }
@@ -302,6 +302,49 @@ impl Record {
     }
 }
 
+/// A finite number to 21 binary digits, which four bytes hold: far less than its noise is lost of an effect.
+fn shortened(v: f64) -> f64 {
+    const KEPT: u64 = !0xffff_ffff;
+    let rounded = f64::from_bits((v.to_bits() + (1 << 31)) & KEPT);
+    if rounded.is_finite() { rounded } else { f64::from_bits(v.to_bits() & KEPT) }
+}
+
+/// The upper half of a [`shortened`] number, which is all of it.
+fn put_shortened(out: &mut Vec<u8>, v: f64) {
+    out.extend_from_slice(&((v.to_bits() >> 32) as u32).to_le_bytes());
+}
+
+/// Smaller weights are multiples of 1/8192; larger ones have 13 binary digits.
+const LIGHT: f32 = 0.5;
+const HEAVIEST: f32 = 16_382.0;
+
+/// A number of points as two bytes hold it.
+fn weight(points: f32) -> f32 {
+    if points < LIGHT {
+        return (points * 8192.0).round() / 8192.0;
+    }
+    f32::from_bits((points.to_bits() + (1 << 10)) & !((1 << 11) - 1)).min(HEAVIEST)
+}
+
+/// The least exponent of weights that are not light, and the one below, in their place in a code.
+const BELOW_LIGHT: u32 = 125 << 12;
+
+fn code_of_weight(weight: f32) -> u16 {
+    if weight < LIGHT {
+        (weight * 8192.0) as u16
+    } else {
+        ((weight.to_bits() >> 11) - BELOW_LIGHT) as u16
+    }
+}
+
+fn weight_of_code(code: u16) -> f32 {
+    if code < 1 << 12 {
+        f32::from(code) / 8192.0
+    } else {
+        f32::from_bits((u32::from(code) + BELOW_LIGHT) << 11)
+    }
+}
+
 /// A season, its profile, and its records.
 #[derive(Debug, Clone, PartialEq)]
 struct Component {
@@ -309,8 +352,9 @@ struct Component {
     active: bool,
     /// Time of its first point.
     since: i64,
+    /// Each one [`shortened`].
     values: Vec<f64>,
-    /// Points learned per bin, up to the memory of the profile.
+    /// Points learned per bin, each one a [`weight`].
     weights: Vec<f32>,
     /// The level that the profile refers to: a slow one, of what the profile itself leaves.
     base: f64,
@@ -462,8 +506,8 @@ impl Component {
             if w > 0.0 {
                 let n = f64::from(self.weights[bin]).min(remembered) + 1.0;
                 let n = if again { 1.0 } else { n };
-                self.values[bin] = finite(self.values[bin] + w * error / n);
-                self.weights[bin] += w as f32;
+                self.values[bin] = shortened(finite(self.values[bin] + w * error / n));
+                self.weights[bin] = weight(self.weights[bin] + w as f32);
             }
         }
     }
@@ -495,7 +539,7 @@ impl Component {
         let n = known().count() as f64;
         let mean: f64 = known().map(|(v, _)| v / n).sum();
         for (v, w) in self.values.iter_mut().zip(&self.weights) {
-            *v = if *w > 0.0 { finite(*v - mean) } else { 0.0 };
+            *v = if *w > 0.0 { shortened(finite(*v - mean)) } else { 0.0 };
         }
         self.base = finite(self.base + mean);
     }
@@ -508,36 +552,59 @@ struct History {
     origin: i64,
     /// Microseconds of a cell.
     interval: f64,
-    /// Values are kept as (value / unit − base), in single precision.
+    /// Values are kept as (value / unit − base), each as a [`cell_of`].
     unit: f64,
     base: f64,
     /// The newest cell.
     head: i64,
-    fine: Vec<f32>,
+    fine: Vec<u16>,
     /// The newest coarse cell, still open: what it holds so far.
     coarse_head: i64,
     coarse_sum: f64,
     coarse_count: u32,
-    coarse: Vec<f32>,
+    coarse: Vec<u16>,
+}
+
+/// A cell of the history without a value: the sign alone.
+const EMPTY: u16 = 1 << 15;
+/// 2^−48, which is 0 here, as exponent and nine binary digits.
+const LEAST: u32 = (127 - 48) << 9;
+
+/// A finite number in two bytes: sign, six binary digits of the exponent (2^−48 to 2^15), and ten of the
+/// number. Periods show in more than a thousandth of what a value is apart from the usual.
+fn cell_of(v: f64) -> u16 {
+    let bits = ((v.abs() as f32).to_bits() + (1 << 13)) >> 14;
+    let size = bits.saturating_sub(LEAST).min(u32::from(EMPTY) - 1) as u16;
+    if v < 0.0 && size > 0 { size | EMPTY } else { size }
+}
+
+/// The number of a [`cell_of`]; NaN of an empty one.
+fn of_cell(cell: u16) -> f64 {
+    let size = cell & (EMPTY - 1);
+    if size == 0 {
+        return if cell == EMPTY { f64::NAN } else { 0.0 };
+    }
+    let v = f64::from(f32::from_bits((u32::from(size) + LEAST) << 14));
+    if cell & EMPTY == 0 { v } else { -v }
 }
 
 /// Moves a ring of cells forward, emptying what it passes.
-fn advance(ring: &mut Vec<f32>, capacity: usize, head: i64, to: i64) {
+fn advance(ring: &mut Vec<u16>, capacity: usize, head: i64, to: i64) {
     for cell in (head + 1).max(to.saturating_sub(capacity as i64) + 1)..=to {
         let place = cell.rem_euclid(capacity as i64) as usize;
         if place >= ring.len() {
-            ring.resize(place + 1, f32::NAN);
+            ring.resize(place + 1, EMPTY);
         }
-        ring[place] = f32::NAN;
+        ring[place] = EMPTY;
     }
 }
 
 /// The cells of a ring in order, oldest first.
-fn in_order(ring: &[f32], capacity: usize, head: i64) -> Vec<f64> {
+fn in_order(ring: &[u16], capacity: usize, head: i64) -> Vec<f64> {
     let oldest = head - capacity.min(ring.len()) as i64 + 1;
     let cells = (oldest..=head).map(|cell| {
         let v = ring.get(cell.rem_euclid(capacity as i64) as usize).copied();
-        f64::from(v.unwrap_or(f32::NAN))
+        v.map_or(f64::NAN, of_cell)
     });
     // What came before the first value is not a gap.
     cells.skip_while(|v| v.is_nan()).collect()
@@ -577,16 +644,16 @@ impl History {
         if cell > self.head - FINE as i64 && cell >= 0 {
             let place = cell.rem_euclid(FINE as i64) as usize;
             if let Some(slot) = self.fine.get_mut(place) {
-                *slot = v as f32;
+                *slot = cell_of(v);
             }
         }
         let coarse = cell.div_euclid(COARSENESS);
         if coarse > self.coarse_head {
             if self.coarse_count > 0 {
-                let mean = (self.coarse_sum / f64::from(self.coarse_count)) as f32;
+                let mean = cell_of(self.coarse_sum / f64::from(self.coarse_count));
                 let place = self.coarse_head.rem_euclid(COARSE as i64) as usize;
                 if place >= self.coarse.len() {
-                    self.coarse.resize(place + 1, f32::NAN);
+                    self.coarse.resize(place + 1, EMPTY);
                 }
                 self.coarse[place] = mean;
             }
@@ -655,7 +722,7 @@ impl History {
             if n > capacity {
                 return Err(reader.corrupted("history too long"));
             }
-            (0..n).map(|_| Ok(f32::from_bits(reader.u32()?))).collect::<Result<Vec<f32>>>()
+            (0..n).map(|_| reader.u16()).collect::<Result<Vec<u16>>>()
         };
         let fine = ring(FINE)?;
         let coarse = ring(COARSE)?;
@@ -795,7 +862,7 @@ impl Model {
     fn spread_at(&self, bin: usize) -> f64 {
         let ratio = &self.ratios[bin];
         // Each bin starts as if it had the common spread thirty times.
-        let n = (ratio.count as f64).min(100.0);
+        let n = f64::from(ratio.count).min(100.0);
         let share = (30.0 + n * ratio.mean) / (30.0 + n);
         finite(self.spread.mean / MEAN_ABSOLUTE * share.clamp(0.2, 5.0))
     }
@@ -822,7 +889,7 @@ impl Model {
                 self.ratios[forecast.bin].push(clipped / self.spread.mean, 100.0);
             }
             // Errors shrink while profiles are learned: the latest third counts.
-            self.spread.push(clipped, (0.3 * self.spread.count as f64).clamp(8.0, 500.0));
+            self.spread.push(clipped, (0.3 * f64::from(self.spread.count)).clamp(8.0, 500.0));
             self.follow_shift(error, spread);
         }
         self.count += 1;
@@ -970,7 +1037,7 @@ impl Model {
         }
         // A season that has not helped for twenty cycles is forgotten.
         self.components.retain(|c| {
-            let judged = c.records[1].gain.count as f64;
+            let judged = f64::from(c.records[1].gain.count);
             let is_young = judged < 200.0 || judged * interval < 20.0 * c.season.cycle();
             c.active || is_young || !matches!(c.season, Season::Period { .. })
         });
@@ -1148,12 +1215,13 @@ impl Component {
         self.scale.encode(out);
         self.records.iter().for_each(|record| record.encode(out));
         out.push(self.values.len() as u8);
-        out.extend(self.beyond.iter().map(|side| side.to_le_bytes()[0]));
-        for v in &self.values {
-            out.extend_from_slice(&v.to_le_bytes());
-        }
+        // 0, 1 or 2 in two bits
+        let side = |(i, side): (usize, &i8)| ((side + 1) as u8) << (2 * i);
+        let four = |sides: &[i8]| sides.iter().enumerate().map(side).fold(0, |all, one| all | one);
+        out.extend(self.beyond.chunks(4).map(four));
+        self.values.iter().for_each(|v| put_shortened(out, *v));
         for w in &self.weights {
-            out.extend_from_slice(&w.to_le_bytes());
+            out.extend_from_slice(&code_of_weight(*w).to_le_bytes());
         }
     }
 
@@ -1193,17 +1261,23 @@ impl Component {
         let mut component = Component::new(season, bins, since, base, interval);
         component.active = active;
         (component.scale, component.records) = (scale, records);
-        for side in &mut component.beyond {
-            *side = i8::from_le_bytes([reader.u8()?]);
+        for sides in component.beyond.chunks_mut(4) {
+            let four = reader.u8()?;
+            for (i, side) in sides.iter_mut().enumerate() {
+                *side = (four >> (2 * i) & 3) as i8 - 1;
+                if *side > 1 {
+                    return Err(reader.corrupted("unknown side"));
+                }
+            }
         }
         for v in &mut component.values {
-            *v = reader.finite("profile")?;
+            *v = f64::from_bits(u64::from(reader.u32()?) << 32);
+            if !v.is_finite() {
+                return Err(reader.corrupted("profile is not finite"));
+            }
         }
         for w in &mut component.weights {
-            *w = f32::from_bits(reader.u32()?);
-            if !(0.0..=f32::MAX).contains(w) {
-                return Err(reader.corrupted("weight out of range"));
-            }
+            *w = weight_of_code(reader.u16()?);
         }
         Ok(component)
     }
@@ -1491,7 +1565,7 @@ mod tests {
 
     /// With every season there is, and a long history.
     #[test]
-    fn a_state_has_at_most_16_kb() {
+    fn a_state_has_at_most_10_kb() {
         let strategy = Seasonal { config: config("UTC"), kind: Kind::Value };
         let mut model = strategy.new_state();
         let wave = |i: i64, minutes: f64| (TAU * i as f64 / minutes).sin();
@@ -1502,6 +1576,52 @@ mod tests {
         }
         let mut out = Vec::new();
         model.encode(&mut out).unwrap();
-        assert!(out.len() < 15_500, "{}", out.len());
+        assert!(out.len() < 10_000, "{}", out.len());
+    }
+
+    #[test]
+    fn cells_keep_ten_digits_and_what_is_missing() {
+        assert!(of_cell(EMPTY).is_nan());
+        for v in [0.0, -0.0, 1e-15, -1e-300] {
+            assert_eq!(of_cell(cell_of(v)), 0.0);
+        }
+        let mut v = 1e-14;
+        while v < 6e4 {
+            for v in [v, -v] {
+                let kept = of_cell(cell_of(v));
+                assert!((kept - v).abs() <= v.abs() / 1024.0, "{v}: {kept}");
+                assert_eq!(cell_of(kept), cell_of(v));
+            }
+            v *= 1.01;
+        }
+        for v in [1e5, 1e30] {
+            assert_eq!([v, -v].map(|v| of_cell(cell_of(v)).signum()), [1.0, -1.0]);
+            assert!(of_cell(cell_of(v)) > 6e4);
+        }
+    }
+
+    #[test]
+    fn weights_and_values_are_stored_as_they_are() {
+        for code in 0..=u16::MAX {
+            let kept = weight_of_code(code);
+            assert!(kept.is_finite() && kept >= 0.0);
+            if kept <= HEAVIEST {
+                assert_eq!((weight(kept), code_of_weight(kept)), (kept, code));
+            }
+        }
+        // Single points, and different parts of them, add up to as many as most profiles remember.
+        let add = |n: u32, part: fn(u32) -> f32| (0..n).fold(0.0, |sum, i| weight(sum + part(i)));
+        assert_eq!(add(5000, |_| 1.0), 5000.0);
+        let parts = add(5000, |i| (i % 10) as f32 / 10.0);
+        assert!((parts - 2250.0).abs() < 50.0, "{parts}");
+        assert!(add(100_000, |_| 1.0) <= HEAVIEST);
+        for v in [0.0, 1.0, -1.0 / 3.0, 5e-324, f64::MAX, -f64::MAX, 1e9 / 7.0] {
+            let kept = shortened(v);
+            assert!((kept - v).abs() <= v.abs() / 1e6 + 1e-300 && shortened(kept) == kept);
+            let mut out = Vec::new();
+            put_shortened(&mut out, kept);
+            let bits = Reader::new(&out).u32().unwrap();
+            assert_eq!(f64::from_bits(u64::from(bits) << 32), kept);
+        }
     }
 }

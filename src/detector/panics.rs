@@ -24,9 +24,9 @@ mod tests {
             "CREATE TABLE points AS SELECT now() - i * interval '1 minute' AS at, \
                 (i % 9)::float8 AS v FROM generate_series(1, 300) i; \
              SELECT anomaly.watch('SELECT at, tests.out_of_bounds(v, 100) AS v FROM points', \
-                settle => '0 s', every => '1 minute', name => 'buggy'); \
+                settle => '0 s', every => '1 minute', name => 'buggy', strategy => 'mad'); \
              SELECT anomaly.watch('points', settle => '0 s', every => '1 minute', \
-                name => 'sound'); \
+                name => 'sound', strategy => 'mad'); \
              INSERT INTO points VALUES (clock_timestamp(), 100); \
              SELECT pg_sleep(0.01);",
         )

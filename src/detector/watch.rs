@@ -35,7 +35,7 @@ fn watch(
     at: default!(Option<&str>, "NULL"),
     entity: default!(Option<&str>, "NULL"),
     every: default!(Option<Interval>, "NULL"),
-    strategy: default!(Option<&str>, "'mad'"),
+    strategy: default!(Option<&str>, "'auto'"),
     threshold: default!(Option<f64>, "NULL"),
     alerts_per_day: default!(Option<f64>, "1"),
     name: default!(Option<&str>, "NULL"),

@@ -20,7 +20,7 @@ subtest 'fault_s8_standby' => sub {
 	is($standby->sqlstate('SELECT anomaly.resume()'), '25006', 'what writes says that it cannot');
 	is($standby->sqlstate('SET SESSION AUTHORIZATION watcher; CALL anomaly.run_due()'), '25006', 'run_due() too');
 	is($standby->sqlstate(q(SET SESSION AUTHORIZATION watcher; SELECT anomaly.scan('slow_v'))), '25006', 'scanning too');
-	is($standby->sqlstate(q(SELECT anomaly.watch('watched.reading', value => 'v', at => 'at'))), '25006', 'creating a detector too');
+	is($standby->sqlstate(q(SELECT anomaly.watch('watched.reading', value => 'v', at => 'at', strategy => 'mad'))), '25006', 'creating a detector too');
 };
 
 subtest 'fault_s8_promotion' => sub {

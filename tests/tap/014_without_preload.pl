@@ -10,7 +10,7 @@ my $node = AnomalyNode->start_new('plain', preload => 0, conf => 'anomaly_detect
 subtest 'fault_s9_not_preloaded' => sub {
 	my ($rc, $out, $err) = $node->psql('postgres', <<'SQL');
 CREATE TABLE public.reading AS SELECT now() - i * interval '1 minute' AS at, sin(i) AS v FROM generate_series(1, 300) i;
-SELECT anomaly.watch('reading', value => 'v', at => 'at', every => '1 second');
+SELECT anomaly.watch('reading', value => 'v', at => 'at', every => '1 second', strategy => 'mad');
 SQL
 	is($rc, 0, 'a detector can be created');
 	like($err, qr/WARNING:.*shared_preload_libraries/s, 'with a warning that says how to make it run');

@@ -17,7 +17,7 @@ CREATE ROLE rival LOGIN;
 CREATE SCHEMA rival AUTHORIZATION rival;
 SET SESSION AUTHORIZATION rival;
 CREATE TABLE rival.reading AS SELECT now() - i * interval '1 minute' AS at, sin(i) AS v FROM generate_series(1, 300) i;
-SELECT anomaly.watch('rival.reading', value => 'v', at => 'at', every => '1 second', name => 'rival_v');
+SELECT anomaly.watch('rival.reading', value => 'v', at => 'at', every => '1 second', name => 'rival_v', strategy => 'mad');
 SQL
 
 subtest 'owners_take_turns' => sub {

@@ -20,7 +20,7 @@ $node->safe_psql('postgres', q{SELECT anomaly.watch('reading', value => 'value',
 $node->safe_psql('postgres', q{
 	CREATE TABLE "My Schema"."Orders; --" ("When" timestamp, "Amount €" numeric);
 	INSERT INTO "My Schema"."Orders; --" SELECT now() AT TIME ZONE 'UTC' - i * interval '1 minute', 50 + i % 7 FROM generate_series(1, 300) i;
-	SELECT anomaly.watch('"My Schema"."Orders; --"', cron => '*/5 * * * *', time_zone => 'Europe/Berlin', name => 'orders of "Old Owner"');
+	SELECT anomaly.watch('"My Schema"."Orders; --"', cron => '*/5 * * * *', time_zone => 'Europe/Berlin', name => 'orders of "Old Owner"', strategy => 'mad');
 	SELECT anomaly.create_detector('data_volume', 'iqr', 'n', source => $$SELECT "When" AS at, count(*) AS n FROM "My Schema"."Orders; --" GROUP BY 1$$,
 	       value => 'n', at => 'at', every => '1 hour', params => '{"sketch_capacity": 256}', name => 'a query');
 	SELECT anomaly.create_detector('system_cpu', 'mad', 'load', threshold => 9, min_data_points => 20);

@@ -11,7 +11,7 @@ use Time::HiRes qw(sleep);
 my $node = AnomalyNode->start_new('mismatch');
 Readings::create($node);
 $node->safe_psql('postgres', q{SELECT anomaly.watch('reading', value => 'value', at => 'at', entity => 'entity', every => '1 second',
-	settle => '0 seconds', name => 'cpu')});
+	settle => '0 seconds', name => 'cpu', strategy => 'mad')});
 my $has_run = q{SELECT EXISTS (SELECT FROM anomaly.runs WHERE status = 'succeeded' AND started_at > now() - interval '1 second')};
 $node->wait_until($has_run, 'the detector runs');
 my ($launcher) = $node->workers('launcher');
@@ -42,7 +42,7 @@ for my $version ('0.0.1', '999.0')
 # The version is right, but somebody has damaged the objects: errors, not crashes, and only there.
 $node->safe_psql('postgres', 'CREATE DATABASE damaged');
 $node->safe_psql('damaged', q{CREATE EXTENSION anomaly_detection; CREATE TABLE t AS SELECT now() - i * interval '1 minute' AS at, i % 9 AS v FROM generate_series(1, 300) i;
-	SELECT anomaly.watch('t', every => '1 second')});
+	SELECT anomaly.watch('t', every => '1 second', strategy => 'mad')});
 $node->wait_until($has_run, 'it runs there', 'damaged');
 for (['ALTER EXTENSION anomaly_detection DROP VIEW anomaly.progress; DROP VIEW anomaly.progress', ''],
 	['ALTER EXTENSION anomaly_detection DROP TABLE anomaly.setting; DROP TABLE anomaly.setting', '42P01'],

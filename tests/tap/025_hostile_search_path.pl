@@ -237,7 +237,7 @@ SELECT entity, strategy, status, points, expected_alerts_per_day FROM anomaly.ex
 SELECT anomaly.train('created');
 SELECT status, model_version FROM anomaly.rollback_model('created');
 SELECT anomaly.import_model('created', anomaly.export_model('created'));
-SELECT detector, status FROM anomaly.watch('data.points', entity => 'e', bucket => '1 hour', aggregate => 'count', on_missing => 'anomaly', direction => 'above', min_effect => 1, settle => '0 s', min_data_points => 20, name => 'counted');
+SELECT detector, status FROM anomaly.watch('data.points', entity => 'e', bucket => '1 hour', aggregate => 'count', on_missing => 'anomaly', direction => 'above', min_effect => 1, settle => '0 s', min_data_points => 20, name => 'counted', strategy => 'mad');
 SELECT status, alerts_opened FROM anomaly.scan('counted');
 SELECT anomaly.drop_detector('counted');
 SELECT metric, entity, value FROM anomaly.samples ORDER BY metric, value;
@@ -309,7 +309,7 @@ for my $role (undef, 'owner_in_')
 for my $database ('clean', 'trapped')
 {
 	$node->safe_psql('postgres', "ALTER DATABASE $database RESET anomaly_detection.enabled");
-	$node->safe_psql($database, qq{SELECT anomaly.watch('data.points', value => 'v', at => 'at', entity => 'e', every => '1 second', threshold => 6, settle => '0 s', min_data_points => 20, name => 'by_worker')},
+	$node->safe_psql($database, qq{SELECT anomaly.watch('data.points', value => 'v', at => 'at', entity => 'e', every => '1 second', threshold => 6, settle => '0 s', min_data_points => 20, name => 'by_worker', strategy => 'mad')},
 		extra_params => [ '-U', "owner_in_$database" ]);
 	$node->safe_psql($database, q{INSERT INTO data.points SELECT i, pg_catalog.now() OPERATOR(pg_catalog.+) '3 seconds'::pg_catalog.interval, e, v, true
 		FROM (VALUES (101, 'one', 300), (102, 'two', 82)) s (i, e, v)});

@@ -37,13 +37,13 @@ $node->safe_psql('postgres', q{
 subtest 'fault_a1_unreadable_table' => sub {
 	for my $source (q{'secret'}, q{'SELECT at, v FROM secret'})
 	{
-		is(sqlstate_as('alice', "SELECT anomaly.watch($source, name => 'x')"), '42501', "watch($source)");
+		is(sqlstate_as('alice', "SELECT anomaly.watch($source, name => 'x', strategy => 'mad')"), '42501', "watch($source)");
 		is(sqlstate_as('alice', "SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => $source, name => 'x')"), '42501', "create_detector($source)");
 		is(sqlstate_as('alice', "SELECT count(*) FROM detect_anomalies($source)"), '42501', "detect_anomalies($source)");
 	}
 	is(sqlstate_as('alice', q{SELECT volume_check('secret', 'at', '1 hour')}), '42501', 'volume_check');
 	$node->safe_psql('postgres', 'GRANT SELECT (at) ON secret TO alice');
-	is(sqlstate_as('alice', q{SELECT anomaly.watch('secret', name => 'x')}), '42501', 'a column that it cannot read');
+	is(sqlstate_as('alice', q{SELECT anomaly.watch('secret', name => 'x', strategy => 'mad')}), '42501', 'a column that it cannot read');
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM anomaly.detectors'), '0', 'no detector is made');
 };
 
@@ -51,7 +51,7 @@ subtest 'fault_a1_runs_as_owner' => sub {
 	$node->safe_psql('postgres', 'GRANT SELECT ON secret TO alice');
 	$node->safe_psql('postgres', q{
 		CREATE VIEW watched AS SELECT at, see(v) AS v FROM secret;
-		SELECT anomaly.watch('watched', every => '1 hour', settle => '0 seconds', name => 'hers')}, @alice);
+		SELECT anomaly.watch('watched', every => '1 hour', settle => '0 seconds', name => 'hers', strategy => 'mad')}, @alice);
 	# Somebody else asks, first of all the superuser: a worker does it as its owner.
 	for (1 .. 3)
 	{
@@ -89,7 +89,7 @@ subtest 'fault_a1_points_of_others' => sub {
 };
 
 subtest 'fault_a1_privilege_revoked_later' => sub {
-	$node->safe_psql('postgres', q{SELECT anomaly.watch('secret', every => '1 second', settle => '0 seconds', name => 'direct')}, @alice);
+	$node->safe_psql('postgres', q{SELECT anomaly.watch('secret', every => '1 second', settle => '0 seconds', name => 'direct', strategy => 'mad')}, @alice);
 	$node->wait_until(q{SELECT EXISTS (SELECT FROM anomaly.runs WHERE detector = 'direct' AND status = 'succeeded')}, 'it runs');
 	my $alerts = $node->safe_psql('postgres', 'SELECT count(*) FROM anomaly.alerts');
 	$node->safe_psql('postgres', q{REVOKE SELECT ON secret FROM alice; INSERT INTO secret VALUES (now() + interval '3 seconds', 1e6)});
@@ -140,7 +140,7 @@ subtest 'fault_a3_escapes' => sub {
 		# Created while it does no harm; from then on a worker runs it every second.
 		$node->safe_psql('postgres', qq{
 			CREATE VIEW mallory."$how" AS SELECT at, v, e FROM mallory.m;
-			SELECT anomaly.watch('mallory."$how"', every => '1 second', settle => '0 seconds', name => '$how');
+			SELECT anomaly.watch('mallory."$how"', every => '1 second', settle => '0 seconds', name => '$how', strategy => 'mad');
 			CREATE OR REPLACE VIEW mallory."$how" AS SELECT at, mallory.attack('$how', v) AS v, e FROM mallory.m;}, @mallory);
 	}
 	$node->safe_psql('postgres', q{INSERT INTO mallory.m VALUES (now() + interval '3 seconds', 3, 'x')}, @mallory);
@@ -178,7 +178,7 @@ subtest 'fault_a3_other_code_of_a_source' => sub {
 		CREATE TABLE mallory.named (at timestamptz, v double precision, e mallory.name);
 		INSERT INTO mallory.named SELECT now() - i * interval '1 minute', i % 9, ROW ('x')::mallory.name FROM generate_series(1, 300) i;
 		CREATE VIEW mallory.carrier AS SELECT at, mallory.later(v) AS v, e FROM mallory.named;
-		SELECT anomaly.watch('mallory.carrier', entity => 'e', every => '1 second', settle => '0 seconds', name => 'carrier');
+		SELECT anomaly.watch('mallory.carrier', entity => 'e', every => '1 second', settle => '0 seconds', name => 'carrier', strategy => 'mad');
 		TRUNCATE mallory.late;}, @mallory);
 	# Without a new row a scan runs none of it: what is seen from here on is of the scan that reads one.
 	my $ours = q{FROM seen WHERE step IN ('cast', 'commit')};

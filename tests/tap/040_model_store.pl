@@ -70,7 +70,7 @@ sub detectors
 {
 	my ($on) = @_;
 	$on->safe_psql('postgres', "SELECT anomaly.watch('reading', value => 'value', at => 'at', entity => 'entity', every => '1 second',
-		settle => '0 s', name => '$_')") for 'damaged', 'sound';
+		settle => '0 s', name => '$_', strategy => 'mad')") for 'damaged', 'sound';
 	return;
 }
 detectors($node);

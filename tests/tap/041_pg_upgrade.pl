@@ -19,7 +19,7 @@ like($old->safe_psql('postgres', 'SHOW server_version'), qr/^16/, 'the old serve
 EveryStrategy::create($old, 'calm', 'spike');
 my @strategies = EveryStrategy::by_hand($old, 'kept');
 $old->safe_psql('postgres', q{
-	SELECT anomaly.watch('metric', value => 'value', at => 'at', entity => 'entity', every => '1 second', name => 'due');
+	SELECT anomaly.watch('metric', value => 'value', at => 'at', entity => 'entity', every => '1 second', name => 'due', strategy => 'mad');
 	CREATE TABLE kept AS SELECT isolation_forest(ARRAY[value, extract(second FROM at)] ORDER BY at, entity) AS model, anomaly_summary(value) AS summary FROM metric;
 	INSERT INTO metric SELECT now() - (40 - k) * interval '1 millisecond', e.name,
 	       100 + ((k * k + 7 * k) % 401 - 200) / 100.0 + CASE WHEN e.name = 'spike' AND k % 25 = 11 THEN 60 + k ELSE 0 END

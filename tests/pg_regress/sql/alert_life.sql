@@ -74,7 +74,7 @@ SELECT anomaly.resolve(9000000000000000000);
 SELECT anomaly.acknowledge(NULL);
 SELECT anomaly.resolve(NULL, 'x');
 
-SELECT anomaly.watch('SELECT zero AS at, 1 AS v FROM life_clock', cool_down => '-1 s');
+SELECT anomaly.watch('SELECT zero AS at, 1 AS v FROM life_clock', cool_down => '-1 s', strategy => 'mad');
 SELECT anomaly.create_detector('system_cpu', 'zscore', 'x', cool_down => '-1 s');
 SELECT anomaly.create_detector('system_cpu', 'zscore', 'x', cool_down => NULL);
 SELECT cool_down FROM anomaly.detectors WHERE detector = 'life';

@@ -33,11 +33,11 @@ SELECT detector, strategy, metric_name, entity_type, source, value_column, at_co
 SELECT anomaly.drop_detector('all');
 
 -- check_c4_register: unregistered once, registered again with what it has learned
-SELECT detector, status FROM anomaly.watch('reading', value => 'v', settle => '0 s');
+SELECT detector, status FROM anomaly.watch('reading', value => 'v', settle => '0 s', strategy => 'mad');
 SELECT anomaly.unregister('reading_v'), anomaly.unregister('reading_v'), anomaly.unregister('no such');
 SELECT enabled, model_version FROM anomaly.detectors;
 -- defect_s9_registered_again_runs, defect_s22_registered_again_keeps_its_model
-SELECT detector, status, chosen FROM anomaly.watch('reading', value => 'v', settle => '0 s');
+SELECT detector, status, chosen FROM anomaly.watch('reading', value => 'v', settle => '0 s', strategy => 'mad');
 SELECT enabled, model_version, trained_rows, next_due <= now() + interval '1 s' AS due FROM anomaly.detectors;
 SELECT anomaly.create_detector('data_outlier', 'mad', 'v', source => 'reading', value => 'v', every => '60 seconds', settle => '0 s', name => 'reading_v');
 SELECT count(*) AS models FROM anomaly.models;

@@ -143,7 +143,7 @@ SELECT count(*) AS of_null_or_unknown FROM anomaly.process_data_point('{"c6_load
 -- Bad features: a typed error that says what to type.
 SELECT count(*) FROM detect_anomalies('load', value => 'cpu', strategy => 'novelty', features => '{users}');
 \echo :LAST_ERROR_SQLSTATE
-SELECT anomaly.watch('load', value => 'cpu', features => '{users}');
+SELECT anomaly.watch('load', value => 'cpu', features => '{users}', strategy => 'mad');
 \echo :LAST_ERROR_SQLSTATE
 SELECT count(*) FROM detect_anomalies('load', value => 'cpu', strategy => 'one_class_svm', features => '{user}');
 \echo :LAST_ERROR_SQLSTATE

@@ -169,8 +169,8 @@ SELECT status FROM anomaly.train('late_z');
 SELECT pg_temp.scan('late_z');
 SELECT version, count(DISTINCT at) FROM anomaly.checkpoint WHERE detector = 'late_z' GROUP BY 1;
 
-SELECT anomaly.watch('meter', entity => 'sensor', late_window => '-1 s');
-SELECT anomaly.watch('meter', entity => 'sensor', late_window => NULL);
+SELECT anomaly.watch('meter', entity => 'sensor', late_window => '-1 s', strategy => 'mad');
+SELECT anomaly.watch('meter', entity => 'sensor', late_window => NULL, strategy => 'mad');
 SELECT anomaly.create_detector('data_outlier', 'mad', 'v', late_window => '1 hour');
 SELECT anomaly.drop_detector(detector) FROM anomaly.detectors WHERE detector ~ '^late_' ORDER BY detector COLLATE "C";
 SELECT count(*) FROM anomaly.checkpoint;

@@ -8,7 +8,7 @@ SELECT date_trunc('minute', now()) - interval '2 days' + i * interval '5 minutes
   FROM generate_series(1, 570) i, generate_series(1, 3) h;
 
 SELECT detector, status, chosen, next_step
-  FROM anomaly.watch('host_cpu', value => 'cpu', at => 'at', entity => 'host', every => '1 hour', settle => '0 seconds');
+  FROM anomaly.watch('host_cpu', value => 'cpu', at => 'at', entity => 'host', every => '1 hour', settle => '0 seconds', strategy => 'mad');
 SELECT detector, status, enabled, strategy, anomaly_type, source_kind, source, trained_rows, entities, model_version
   FROM anomaly.detectors;
 
@@ -40,7 +40,7 @@ SELECT version, active, entities FROM anomaly.models ORDER BY version;
 -- Too little data is a state, not an error.
 CREATE TABLE young (at timestamptz, v real);
 INSERT INTO young SELECT now() - i * interval '1 minute', i FROM generate_series(1, 12) i;
-SELECT detector, status FROM anomaly.watch('young', settle => '0 seconds');
+SELECT detector, status FROM anomaly.watch('young', settle => '0 seconds', strategy => 'mad');
 INSERT INTO young SELECT clock_timestamp() + i * interval '1 microsecond', i % 9 FROM generate_series(1, 90) i;
 SELECT status, rows_read FROM anomaly.scan('young_v');
 SELECT detector, status, trained_rows FROM anomaly.detectors WHERE detector = 'young_v';
@@ -66,7 +66,7 @@ SELECT entity, count(*), count(*) FILTER (WHERE status = 'ok') AS judged, count(
   FROM detect_anomalies('SELECT at, host, cpu FROM host_cpu', entity => 'host', strategy => 'mad', threshold => 6) GROUP BY entity ORDER BY entity;
 
 -- Bad input: a typed error that names the fix.
-SELECT anomaly.watch('host_cp');
+SELECT anomaly.watch('host_cp', strategy => 'mad');
 \echo :LAST_ERROR_SQLSTATE
 SELECT anomaly.watch('host_cpu', value => 'cpuu', name => 'x');
 \echo :LAST_ERROR_SQLSTATE
@@ -94,7 +94,7 @@ SELECT anomaly.watch('host_cpu', time_zone => 'Mars/Olympus', name => 'x');
 \echo :LAST_ERROR_SQLSTATE
 SELECT anomaly.watch('host_cpu', anomaly_type => 'nonsense', name => 'x');
 \echo :LAST_ERROR_SQLSTATE
-SELECT anomaly.watch('host_cpu', value => 'cpu');
+SELECT anomaly.watch('host_cpu', value => 'cpu', strategy => 'mad');
 \echo :LAST_ERROR_SQLSTATE
 SELECT anomaly.watch('SELECT 1; DROP TABLE host_cpu', name => 'x');
 \echo :LAST_ERROR_SQLSTATE
@@ -120,7 +120,7 @@ SELECT anomaly.process_data_point('{"cpu_usage": 1, "timestamp": "yesterday-ish"
 -- What arrives late, with a time that was scanned already, is not judged any more; training sees it.
 CREATE TABLE tardy (at timestamptz, v double precision);
 INSERT INTO tardy SELECT now() - i * interval '1 minute', 10 + i % 7 FROM generate_series(1, 200) i;
-SELECT status FROM anomaly.watch('tardy', settle => '0 s', name => 'tardy');
+SELECT status FROM anomaly.watch('tardy', settle => '0 s', name => 'tardy', strategy => 'mad');
 INSERT INTO tardy VALUES (now() - interval '90 seconds', 1000), (clock_timestamp(), 1001);
 SELECT rows_read, points_scored, alerts_opened FROM anomaly.scan('tardy');
 SELECT value FROM anomaly.alerts WHERE detector = 'tardy';
@@ -131,10 +131,13 @@ DROP TABLE tardy;
 
 -- A table that goes away is named.
 CREATE TABLE gone (at timestamptz, v int);
-SELECT detector, status FROM anomaly.watch('gone');
+SELECT detector, status FROM anomaly.watch('gone', strategy => 'mad');
 DROP TABLE gone;
 SELECT pg_sleep(0.01);
 SELECT anomaly.scan('gone_v');
 \echo :LAST_ERROR_SQLSTATE
-SELECT anomaly.drop_detector('gone_v'), anomaly.drop_detector('host_cpu_cpu'), anomaly.drop_detector('system_cpu_statistical_zscore_cpu_usage');
+-- Nobody has to name a strategy.
+SELECT detector, status FROM anomaly.watch('host_cpu', value => 'cpu', at => 'at', entity => 'host', name => 'by_default');
+SELECT strategy, threshold, alerts_per_day FROM anomaly.detectors WHERE detector = 'by_default';
+SELECT anomaly.drop_detector('by_default'), anomaly.drop_detector('gone_v'), anomaly.drop_detector('host_cpu_cpu'), anomaly.drop_detector('system_cpu_statistical_zscore_cpu_usage');
 DROP TABLE host_cpu, young;

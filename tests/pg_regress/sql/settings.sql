@@ -17,9 +17,9 @@ SELECT detector, alerts_opened FROM anomaly.detectors d, anomaly.scan(d.detector
 SELECT detector, entity, direction FROM anomaly.alerts WHERE detector ~ '^(side|effect|relative)_' ORDER BY detector COLLATE "C", entity;
 
 -- A ratio has its denominators, told or inferred; they are not taken for the value.
-SELECT detector, status FROM anomaly.watch('SELECT at, requests, error_rate FROM request', trials => 'requests', settle => '0 s', name => 'ratio');
-SELECT status, chosen FROM anomaly.watch('request', value => 'error_rate', kind => 'ratio', trials => 'requests', name => 'ratio_told');
-SELECT status FROM anomaly.watch('request', value => 'requests', kind => 'count', name => 'count_told');
+SELECT detector, status FROM anomaly.watch('SELECT at, requests, error_rate FROM request', trials => 'requests', settle => '0 s', name => 'ratio', strategy => 'mad');
+SELECT status, chosen FROM anomaly.watch('request', value => 'error_rate', kind => 'ratio', trials => 'requests', name => 'ratio_told', strategy => 'mad');
+SELECT status FROM anomaly.watch('request', value => 'requests', kind => 'count', name => 'count_told', strategy => 'mad');
 SELECT anomaly.create_detector('system_cpu', 'zscore', 'cpu', kind => 'count', direction => 'above', min_effect => 3, min_relative_effect => 0.1, name => 'points');
 SELECT detector, value_column, kind, trials_column, direction, min_effect, min_relative_effect FROM anomaly.detectors WHERE detector ~ 'ratio_told|count|points|ratio$' ORDER BY detector COLLATE "C";
 -- The direction holds for points that the caller brings, too.

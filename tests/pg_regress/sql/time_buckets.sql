@@ -44,7 +44,7 @@ SELECT count(*) FROM detect_anomalies('SELECT now() AS at, 1 AS v', bucket => '1
 -- Watched: the rows of a table per second, without any column of values.
 CREATE TABLE hit (at timestamptz, path text);
 INSERT INTO hit SELECT date_trunc('second', now()) - interval '10 minutes' + i * interval '0.05 seconds', '/' || i % 2 FROM generate_series(0, 11900) i WHERE (i * 7919) % 11 > 0;
-SELECT detector, status, chosen FROM anomaly.watch('hit', bucket => '1 second', aggregate => 'count', on_missing => 'ignore', settle => '0 s');
+SELECT detector, status, chosen FROM anomaly.watch('hit', bucket => '1 second', aggregate => 'count', on_missing => 'ignore', settle => '0 s', strategy => 'mad');
 SELECT detector, value_column, metric_name, kind, bucket, aggregate, trained_rows AS seconds, round((points_per_day / 86400)::numeric, 1) AS per_second, watermark = date_trunc('second', watermark) AS watermark_is_a_start FROM anomaly.detectors;
 -- A burst in a bucket that is not over: nothing is judged, whatever the scan sees of it. Once it is over, all of it is one point.
 CREATE TEMP TABLE burst AS SELECT date_trunc('second', clock_timestamp()) + interval '3 seconds' AS at;
@@ -56,8 +56,8 @@ SELECT alerts_opened FROM anomaly.scan('hit_count');
 SELECT a.at = b.at AS at_is_the_start, value, direction, points FROM anomaly.alerts a, burst b WHERE detector = 'hit_count';
 SELECT rows_read, alerts_opened FROM anomaly.scan('hit_count');
 SELECT status, trained_rows AS seconds FROM anomaly.train('hit_count');
-SELECT chosen FROM anomaly.watch('hit', value => 'path', entity => 'path', bucket => '1 second', aggregate => 'count_distinct', on_missing => 'ignore', name => 'paths');
-SELECT chosen FROM anomaly.watch('visit', value => 'ms', entity => 'site', bucket => '15 minutes', aggregate => 'p95', training_window => '100 years', name => 'slow');
+SELECT chosen FROM anomaly.watch('hit', value => 'path', entity => 'path', bucket => '1 second', aggregate => 'count_distinct', on_missing => 'ignore', name => 'paths', strategy => 'mad');
+SELECT chosen FROM anomaly.watch('visit', value => 'ms', entity => 'site', bucket => '15 minutes', aggregate => 'p95', training_window => '100 years', name => 'slow', strategy => 'mad');
 SELECT anomaly.create_detector('data_outlier', 'mad', 'n', source => 'hit', bucket => '1 hour', aggregate => 'count', kind => 'value', name => 'plain');
 SELECT detector, kind, bucket, aggregate FROM anomaly.detectors ORDER BY detector COLLATE "C";
 

@@ -21,7 +21,7 @@ INSERT INTO watched.reading SELECT now() - i * interval '1 minute', 50 + 3 * sin
 CREATE TABLE watched.nap (seconds float8);
 INSERT INTO watched.nap VALUES (0);
 CREATE VIEW watched.slow AS SELECT at, v FROM watched.reading WHERE (SELECT s IS NOT NULL FROM watched.nap, pg_sleep(seconds) s);
-SELECT anomaly.watch('watched.slow', value => 'v', at => 'at', every => '1 second', name => 'slow_v');
+SELECT anomaly.watch('watched.slow', value => 'v', at => 'at', every => '1 second', name => 'slow_v', strategy => 'mad');
 SQL
 	return $self;
 }
@@ -85,7 +85,7 @@ CREATE TABLE spinning.knob (rows int8);
 INSERT INTO spinning.knob VALUES (1);
 CREATE VIEW spinning.busy AS SELECT now() - interval '1 minute' - i * interval '1 second' AS at, i::float8 AS v FROM generate_series(1, 500) i
  WHERE (SELECT count(*) > 0 FROM spinning.knob, LATERAL generate_series(1, rows) x);
-SELECT anomaly.watch('spinning.busy', value => 'v', at => 'at', every => '1 second', name => 'busy_v');
+SELECT anomaly.watch('spinning.busy', value => 'v', at => 'at', every => '1 second', name => 'busy_v', strategy => 'mad');
 UPDATE spinning.knob SET rows = 1000000000000;
 SQL
 	$self->wait_until(q(SELECT EXISTS (SELECT FROM anomaly.progress WHERE detector = 'busy_v' AND running_for > '300 ms')), 'no scan is computing');

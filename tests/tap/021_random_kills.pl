@@ -68,7 +68,7 @@ for my $name (sort keys %owner)
 {
 	my ($feed, $reading) = $name eq 'of_late' ? ('late_feed', 'late_reading') : ('feed', 'reading');
 	$node->safe_psql('postgres', "SELECT anomaly.watch('$feed', value => 'value', at => 'at', entity => 'entity', every => '1 second',
-		settle => '$SETTLE seconds', name => '$name', $settings{$name}, strategy => 'mad')", Readings::as($owner{$name}));
+		settle => '$SETTLE seconds', name => '$name', $settings{$name})", Readings::as($owner{$name}));
 	Readings::twin($node, $name, $owner{$name}, $reading);
 }
 

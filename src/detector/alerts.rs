@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     detector::{
-        catalog::{DetectorRow, may_see_all},
+        catalog::{DetectorRow, is_admin, may_see_all},
         silence::Silences,
         states::EntityStates,
     },
@@ -663,6 +663,12 @@ pub struct OwnedAlert {
     pub has_detector: bool,
 }
 
+/// 42704 for an alert that does not exist, or that the caller may not see.
+pub fn unknown(alert: i64) -> pg_sys::panic::ErrorReport {
+    report(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("alert {alert} does not exist"))
+        .set_hint("SELECT id, description FROM anomaly.alerts")
+}
+
 impl OwnedAlert {
     /// For members of the owner and of anomaly_admin.
     ///
@@ -670,13 +676,7 @@ impl OwnedAlert {
     /// 42704 for an alert that does not exist, or that the caller does not see; 42501 for one that they
     /// may only look at.
     pub fn load(alert: i64) -> SqlResult<OwnedAlert> {
-        let unknown = || {
-            report(
-                PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-                format!("alert {alert} does not exist"),
-            )
-            .set_hint("SELECT id, description FROM anomaly.alerts")
-        };
+        let unknown = || unknown(alert);
         let found = internal_rights::with(|| {
             sql::row(
                 "SELECT a.detector, a.entity, a.owner::oid, a.status IN ('open', 'acknowledged'), \
@@ -711,15 +711,6 @@ impl OwnedAlert {
         }
         Err(unknown())
     }
-}
-
-pub fn is_admin() -> SqlResult<bool> {
-    Ok(sql::row(
-        "SELECT pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER')",
-        &[],
-        |row| row.must::<bool>(1),
-    )?
-    .unwrap_or(false))
 }
 
 /// Ends alerts of a detector that are open and not among those named: no state knows their episode any

@@ -15,7 +15,7 @@ use pgrx::{
 
 use crate::{
     detector::{
-        alerts::is_admin,
+        catalog::is_admin,
         catalog::{DetectorRow, may_see_all},
         train::retrain,
     },

@@ -275,7 +275,8 @@ pub fn unknown(detector: &str) -> pg_sys::panic::ErrorReport {
     })
 }
 
-fn is_admin() -> SqlResult<bool> {
+/// Whether the caller may act for all owners.
+pub fn is_admin() -> SqlResult<bool> {
     let is_member = sql::row(
         "SELECT pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER')",
         &[],

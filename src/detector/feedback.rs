@@ -19,7 +19,10 @@ use serde_json::{Map, Value};
 
 use crate::{
     detector::{
-        calendars, catalog::DetectorRow, exclude, train::retrain,
+        alerts, calendars,
+        catalog::{DetectorRow, is_admin},
+        exclude,
+        train::retrain,
         update_detector_performance as performance,
     },
     error::{SqlResult, from_core, invalid, not_null, report},
@@ -90,6 +93,7 @@ fn feedback(
             format!("scopes are {}", SCOPES.join(", ")),
         ));
     }
+    alerts::OwnedAlert::load(alert)?;
     let judged = internal_rights::with(|| {
         sql::execute_returning(JUDGED, &[alert.into()], |row| {
             Ok(Judged {
@@ -112,17 +116,8 @@ fn feedback(
             })
         })
     })?;
-    let unknown = || {
-        report(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("alert {alert} does not exist"))
-            .set_hint("SELECT id, description FROM anomaly.alerts")
-    };
-    let Some(judged) = judged.into_iter().next() else { return Err(unknown()) };
-    if !may_judge(judged.owner)? {
-        if visible(alert)? {
-            return Err(not_theirs(&format!("alert {alert}")));
-        }
-        return Err(unknown());
-    }
+    // Under the row's lock: two judgements at once come one after the other.
+    let Some(judged) = judged.into_iter().next() else { return Err(alerts::unknown(alert)) };
     take_back(|| sql::rows(OF_ALERT, &[alert.into()], read_given))?;
 
     let accepted = match (verdict, scope) {
@@ -269,26 +264,12 @@ pub fn wilson_interval(successes: i64, trials: i64) -> SqlResult<Option<Vec<f64>
     }
 }
 
-/// Alerts are judged by members of their owner and by administrators.
+/// Judgements are taken back by members of the owner and by administrators.
 fn may_judge(owner: pg_sys::Oid) -> SqlResult<bool> {
     if session::has_privileges_of(session::current_user(), owner) {
         return Ok(true);
     }
-    let admin = sql::row(
-        "SELECT pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER')",
-        &[],
-        |row| row.must::<bool>(1),
-    )?;
-    Ok(admin == Some(true))
-}
-
-fn visible(alert: i64) -> SqlResult<bool> {
-    let seen = sql::row(
-        "SELECT 1 FROM anomaly.alerts WHERE id OPERATOR(pg_catalog.=) $1",
-        &[alert.into()],
-        |_| Ok(()),
-    )?;
-    Ok(seen.is_some())
+    is_admin()
 }
 
 fn not_theirs(what: &str) -> pg_sys::panic::ErrorReport {

@@ -3,26 +3,15 @@
 -- Operators and functions of these statements are core's, whatever the installation's schema holds.
 SET LOCAL search_path TO pg_catalog, pg_temp;
 
--- One statement without SET, so that the planner takes it in where it is called: conditions that are NULL
--- vanish, and what is left finds the indexes. Every name is qualified instead.
+-- Which rows: src/detector/get_alerts.rs. What is in them: the view.
 CREATE FUNCTION anomaly.get_alerts(
     start_at timestamptz DEFAULT NULL, end_at timestamptz DEFAULT NULL, anomaly_types text[] DEFAULT NULL,
     severities text[] DEFAULT NULL, entity text DEFAULT NULL, entity_type text DEFAULT NULL, detector text DEFAULT NULL,
     status text DEFAULT NULL, max_rows integer DEFAULT 100, skip_rows integer DEFAULT 0, before_id bigint DEFAULT NULL)
-RETURNS SETOF anomaly.alerts STABLE PARALLEL SAFE LANGUAGE sql AS $$
+RETURNS SETOF anomaly.alerts STABLE PARALLEL UNSAFE SET search_path TO pg_catalog, pg_temp LANGUAGE sql AS $$
     SELECT a.* FROM anomaly.alerts a
-     WHERE ($1 IS NULL OR a.at OPERATOR(pg_catalog.>=) $1)
-       AND ($2 IS NULL OR a.at OPERATOR(pg_catalog.<=) $2)
-       AND ($3 IS NULL OR a.anomaly_type OPERATOR(pg_catalog.=) ANY ($3))
-       AND ($4 IS NULL OR a.severity_rank OPERATOR(pg_catalog.=) ANY (anomaly.severity_ranks($4)))
-       AND ($5 IS NULL OR a.entity OPERATOR(pg_catalog.=) $5)
-       AND ($6 IS NULL OR a.entity_type OPERATOR(pg_catalog.=) $6)
-       AND ($7 IS NULL OR a.detector OPERATOR(pg_catalog.=) $7)
-       AND ($8 IS NULL OR a.status OPERATOR(pg_catalog.=) $8)
-       AND ($11 IS NULL OR ROW(a.at, a.id) OPERATOR(pg_catalog.<) (SELECT b.at, b.id FROM anomaly.alerts b WHERE b.id OPERATOR(pg_catalog.=) $11))
-     ORDER BY a.at DESC, a.id DESC LIMIT $9
-     -- looked at before anything else
-    OFFSET CASE WHEN anomaly.check_alert_filter($3, $8, $9, $10) THEN $10 END
+     WHERE a.id OPERATOR(pg_catalog.=) ANY (anomaly.alert_page($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11))
+     ORDER BY a.at DESC, a.id DESC
 $$;
 COMMENT ON FUNCTION anomaly.get_alerts IS
 'alerts that the caller may see, the newest first: by time (bounds included), types, severities, entity, detector, status; page by before_id, the last id of the page before, or by skip_rows';

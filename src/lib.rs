@@ -91,7 +91,7 @@ pgrx::extension_sql_file!(
     "../sql/engine.sql",
     name = "engine",
     requires =
-        ["views", detector::get_alerts::check_alert_filter, detector::get_alerts::severity_ranks]
+        ["views", detector::get_alerts::alert_page]
 );
 pgrx::extension_sql_file!(
     "../sql/calendars.sql",

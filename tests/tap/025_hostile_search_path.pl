@@ -193,7 +193,7 @@ SELECT anomaly.create_detector('system_cpu', 'mad', 'load', min_data_points => 3
 SELECT detector, trained, reason FROM anomaly.train_all('system_cpu');
 SELECT status, trained_rows FROM anomaly.train('created', 'data.points');
 SELECT status, trained_rows FROM anomaly.train('featured', rows => '[{"timestamp": "2026-01-01", "value": 1}, {"timestamp": "2026-01-02", "value": 2}, {"timestamp": "2026-01-03", "value": 3}]');
-SELECT anomaly.check_alert_filter('{data_drift}', 'open', 3, 0), anomaly.severity_ranks('{info,emergency}');
+SELECT cardinality(anomaly.alert_page(NULL, NULL, '{data_drift}', '{info,emergency}', NULL, NULL, NULL, 'open', 3, 0, NULL));
 SELECT detector, entity, severity, value FROM anomaly.get_alerts('-infinity', 'infinity', '{system_cpu,data_outlier}', '{emergency,critical,warning,info}', skip_rows => 0, before_id => 9223372036854775807);
 SELECT detector, entity, severity, value FROM anomaly.get_alerts('-infinity', 'infinity', '{data_outlier}', '{emergency}', 'one', NULL, 'created', 'resolved');
 SELECT pg_catalog.jsonb_extract_path(anomaly.alert_json(a.id), 'metric_value') FROM anomaly.alerts a ORDER BY a.detector, a.entity, a.at;

@@ -136,13 +136,13 @@ def processor_seconds(pids):
 
 
 def fault_s12_dispatch():
-    """10,000 detectors of four owners, one in a hundred due each second: how late scans begin, and what the launcher
+    """10,000 detectors of three owners, one in a hundred due each second: how late scans begin, and what the launcher
     and the dispatchers take. A scan's due time is a hundredth of a second after that of the detector before it."""
     count, seconds = size("DETECTORS", 10_000), size("SECONDS", 120)
     database = "dispatch"
     fresh_database(database)
     query(f"ALTER DATABASE {database} SET anomaly_detection.enabled = off")
-    script(SERIES.format(series=count) + detectors(count, 4, "100 seconds"), database)
+    script(SERIES.format(series=count) + detectors(count, 3, "100 seconds"), database)
     query("VACUUM ANALYZE", database)
     query(f"""UPDATE anomaly.detector_state SET next_due = date_trunc('second', clock_timestamp()) + interval '10 seconds'
               + substr(detector, 2)::integer * (interval '100 seconds' / {count})""", database)

@@ -4,7 +4,7 @@ use anomaly_core::{
     Detector, DetectorConfig, Direction, EntityState, Outcome, Status, Verdict,
     gaps::{Arrival, OnMissing},
 };
-use pgrx::{JsonB, datum::Interval, pg_sys, prelude::*};
+use pgrx::{datum::Interval, pg_sys, prelude::*};
 
 use crate::{
     detector::{
@@ -12,7 +12,7 @@ use crate::{
         source::{self, Columns, Named, Source, read_all_query},
     },
     error::{SqlResult, from_core, invalid},
-    pg::{result_set::ResultSet, session, stream},
+    pg::{json_arg::JsonArg, result_set::ResultSet, session, stream},
     sql,
 };
 
@@ -58,7 +58,7 @@ fn detect_anomalies(
     alerts_per_day: Option<f64>,
     min_data_points: Option<i32>,
     time_zone: Option<&str>,
-    params: Option<JsonB>,
+    params: Option<JsonArg>,
     kind: Option<&str>,
     trials: Option<&str>,
     direction: Option<&str>,

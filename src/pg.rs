@@ -12,6 +12,7 @@ pub mod forest;
 pub mod guc_prefix;
 pub mod internal_rights;
 pub mod interrupts;
+pub mod json_arg;
 pub mod latch;
 pub mod locks;
 pub mod memory;

@@ -16,7 +16,7 @@ use crate::{
         train,
     },
     error::{SqlResult, invalid, not_null, report},
-    pg::{internal_rights, session},
+    pg::{internal_rights, json_arg::JsonArg, session},
     sql, worker,
 };
 
@@ -100,7 +100,7 @@ fn setting_of(column: &str) -> Option<&'static Setting> {
 #[pg_extern(schema = "anomaly", volatile, parallel_unsafe)]
 fn alter_detector(
     detector: Option<&str>,
-    settings: Option<JsonB>,
+    settings: Option<JsonArg>,
 ) -> Result<
     TableIterator<
         'static,

@@ -23,6 +23,7 @@ use crate::{
     error::{SqlResult, invalid, not_null, report},
     pg::{
         internal_rights,
+        json_arg::JsonArg,
         session::{self, Clock},
         subxact,
     },
@@ -145,7 +146,7 @@ fn backtest(
     detector: Option<&str>,
     since: default!(Option<Interval>, "'30 days'"),
     until_ts: default!(Option<TimestampWithTimeZone>, "NULL"),
-    settings: default!(Option<JsonB>, "'{}'"),
+    settings: default!(Option<JsonArg>, "'{}'"),
 ) -> Result<
     TableIterator<
         'static,
@@ -210,7 +211,7 @@ fn backtest_summary(
     detector: Option<&str>,
     since: default!(Option<Interval>, "'30 days'"),
     until_ts: default!(Option<TimestampWithTimeZone>, "NULL"),
-    settings: default!(Option<JsonB>, "'{}'"),
+    settings: default!(Option<JsonArg>, "'{}'"),
 ) -> Result<
     TableIterator<
         'static,
@@ -268,7 +269,7 @@ fn backtest_summary(
 fn preview(
     source: Option<&str>,
     since: default!(Option<Interval>, "'7 days'"),
-    settings: default!(Option<JsonB>, "'{}'"),
+    settings: default!(Option<JsonArg>, "'{}'"),
 ) -> Result<
     TableIterator<
         'static,

@@ -16,7 +16,7 @@ use crate::{
         source::{self, Columns, Named, Source, feature_names},
     },
     error::{SqlResult, from_core, invalid, not_null, report},
-    pg::{internal_rights, session},
+    pg::{internal_rights, json_arg::JsonArg, session},
     sql, worker,
 };
 
@@ -90,7 +90,7 @@ fn create_detector(
     min_data_points: default!(Option<i32>, "100"),
     threshold: default!(Option<f64>, "NULL"),
     alerts_per_day: default!(Option<f64>, "1"),
-    params: default!(Option<JsonB>, "'{}'"),
+    params: default!(Option<JsonArg>, "'{}'"),
     settle: default!(Option<Interval>, "'5 seconds'"),
     fire_after: default!(Option<i32>, "1"),
     clear_after: default!(Option<i32>, "3"),

@@ -20,7 +20,9 @@ use crate::{
     error::{SqlResult, from_core, invalid, report, required},
     json,
     pg::{
-        internal_rights, session,
+        internal_rights,
+        json_arg::JsonArg,
+        session,
         subxact::{self, Caught},
     },
     run, sql,
@@ -172,7 +174,7 @@ fn metric_value(metric: &str, value: &Value) -> SqlResult<Option<f64>> {
 #[allow(clippy::type_complexity)]
 #[pg_extern(schema = "anomaly", volatile, parallel_unsafe)]
 fn process_data_point(
-    point: Option<JsonB>,
+    point: Option<JsonArg>,
     anomaly_types: default!(Option<Vec<String>>, "NULL"),
 ) -> Result<
     TableIterator<

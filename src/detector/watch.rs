@@ -2,7 +2,6 @@
 //! history and leaves it to the workers.
 
 use pgrx::{
-    JsonB,
     datum::Interval,
     pg_sys::panic::ErrorReport,
     prelude::*,
@@ -19,7 +18,7 @@ use crate::{
         train,
     },
     error::{SqlResult, not_null},
-    pg::session,
+    pg::{json_arg::JsonArg, session},
     sql,
 };
 
@@ -44,7 +43,7 @@ fn watch(
     time_zone: default!(Option<&str>, "'UTC'"),
     training_window: default!(Option<Interval>, "'30 days'"),
     min_data_points: default!(Option<i32>, "100"),
-    params: default!(Option<JsonB>, "'{}'"),
+    params: default!(Option<JsonArg>, "'{}'"),
     settle: default!(Option<Interval>, "'5 seconds'"),
     fire_after: default!(Option<i32>, "1"),
     clear_after: default!(Option<i32>, "3"),

@@ -10,7 +10,7 @@ use crate::{
     detector::create_detector::check_login,
     error::{SqlResult, from_core, invalid, not_null, report},
     handler::outbox,
-    pg::{internal_rights, session},
+    pg::{internal_rights, json_arg::JsonArg, session},
     run, sql,
 };
 
@@ -30,7 +30,7 @@ fn create_handler(
     name: Option<&str>,
     kind: Option<&str>,
     target: Option<&str>,
-    matchers: default!(Option<JsonB>, "'{}'"),
+    matchers: default!(Option<JsonArg>, "'{}'"),
     template: default!(Option<&str>, "NULL"),
     rank: default!(Option<i32>, "0"),
 ) -> SqlResult<String> {

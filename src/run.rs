@@ -655,8 +655,8 @@ enum Verdict {
 fn judge(sqlstate: &str, timed_out: bool) -> Verdict {
     match sqlstate {
         "57014" if !timed_out => Verdict::Cancelled,
-        // undefined_table, undefined_column, invalid_schema_name
-        "42P01" | "42703" | "3F000" => Verdict::Broken,
+        // undefined_table, undefined_column, datatype_mismatch, invalid_schema_name
+        "42P01" | "42703" | "42804" | "3F000" => Verdict::Broken,
         // data_corrupted, feature_not_supported: a model that cannot be read
         "XX001" | "0A000" => Verdict::Broken,
         _ => Verdict::Failed,

@@ -428,7 +428,7 @@ fn apply(
     let features = wanted.texts("features")?;
     let source = match wanted.text("source")? {
         Some(text) => Some(text.to_owned()),
-        None if looks => row.source()?.map(|(source, _)| source.text),
+        None if looks => row.unchecked_source()?.map(|(source, _)| source.text),
         None => None,
     };
     let feed = match (&row.feed, &source) {

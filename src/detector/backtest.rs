@@ -406,10 +406,15 @@ fn replay_of(
     train::check_runs_here(&row)?;
     let (since, until) = period(since, until)?;
     let name = copy_name("backtest");
+    let has_settings = settings.as_object().is_none_or(|settings| !settings.is_empty());
+    if !has_settings {
+        // A source that cannot be read is told of the detector, and not of its copy.
+        row.source()?;
+    }
     subxact::rehearse(|| {
         let clock = Clock::at(since);
         copy(&row.detector, &name)?;
-        if settings.as_object().is_none_or(|settings| !settings.is_empty()) {
+        if has_settings {
             alter(&name, settings)?;
         }
         end_settling(&name)?;

@@ -8,7 +8,8 @@ use anomaly_core::{
     strategy::{Performance, full_ids},
     verdict::Direction,
 };
-use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, pg_sys};
+use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, pg_sys, spi::quote_literal};
+use serde_json::json;
 
 use crate::{
     detector::{
@@ -233,8 +234,20 @@ impl DetectorRow {
     /// The source with its columns as they are now.
     ///
     /// # Errors
-    /// 42P01 naming the table when it is gone.
+    /// 42P01 naming the table when it is gone, 42703 and 42804 naming a column that is, or has another type.
     pub fn source(&self) -> SqlResult<Option<(Source, &Columns)>> {
+        let found = self.unchecked_source()?;
+        if let Some((source, columns)) = &found {
+            columns.check(source, &self.sampling, &self.detector)?;
+        }
+        Ok(found)
+    }
+
+    /// The source as it is now, whether or not it has the detector's columns.
+    ///
+    /// # Errors
+    /// 42P01 naming the table when it is gone.
+    pub fn unchecked_source(&self) -> SqlResult<Option<(Source, &Columns)>> {
         match &self.feed {
             Feed::Relation { oid, name, columns } => match Source::of_relation(*oid)? {
                 Some(source) => Ok(Some((source, columns))),
@@ -243,8 +256,9 @@ impl DetectorRow {
                     format!("{name}, the source of detector \"{}\", is gone", self.detector),
                 )
                 .set_hint(format!(
-                    "restore the table, or SELECT anomaly.drop_detector('{}')",
-                    self.detector
+                    "name another one: SELECT anomaly.alter_detector({id}, {}), or SELECT anomaly.drop_detector({id})",
+                    quote_literal(json!({"source": name}).to_string()),
+                    id = quote_literal(&self.detector)
                 ))),
             },
             Feed::Query { text, columns } => Ok(Some((Source::resolve(text)?, columns))),

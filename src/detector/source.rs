@@ -1,6 +1,7 @@
 //! Where a detector's points come from, and the query that reads them.
 
 use pgrx::{PgSqlErrorCode, Spi, pg_sys, spi};
+use serde_json::json;
 
 use crate::{
     detector::sampling::{Aggregate, Features, Sampling},
@@ -160,6 +161,51 @@ impl Source {
         self.columns.iter().find(|column| is_time(column.base_type)).map(|c| c.name.as_str())
     }
 
+    /// See [`Columns::check`].
+    fn still_has(
+        &self,
+        name: &str,
+        role: &str,
+        fits: fn(pg_sys::Oid) -> bool,
+        detector: &str,
+    ) -> SqlResult<()> {
+        let names: Vec<&str> = self.columns.iter().map(|c| c.name.as_str()).collect();
+        let (code, what, near) = match self.columns.iter().find(|column| column.name == name) {
+            Some(column) if fits(column.base_type) => return Ok(()),
+            Some(column) => (
+                PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+                format!(
+                    "column \"{name}\" of {}, which detector \"{detector}\" reads as {role}, has type {} now",
+                    self.label(),
+                    column.type_name
+                ),
+                None,
+            ),
+            None => (
+                PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+                format!(
+                    "column \"{name}\" of {}, which detector \"{detector}\" reads as {role}, does not exist",
+                    self.label()
+                ),
+                anomaly_core::nearest::nearest(name, &names),
+            ),
+        };
+        let column = near.unwrap_or("…");
+        let settings = match role {
+            "features" => json!({role: [column]}),
+            _ => json!({role: column}),
+        };
+        let choice = match near {
+            Some(_) => String::new(),
+            None => format!("; its columns are: {}", names.join(", ")),
+        };
+        Err(report(code, what).set_hint(format!(
+            "restore it, or name another one: SELECT anomaly.alter_detector({}, {}){choice}",
+            spi::quote_literal(detector),
+            spi::quote_literal(settings.to_string())
+        )))
+    }
+
     fn label(&self) -> &str {
         if self.relation.is_some() { &self.text } else { "the query" }
     }
@@ -267,6 +313,30 @@ impl Columns {
             ));
         }
         Ok(Columns { value, at, entity, trials, features: features.to_vec(), categories })
+    }
+
+    /// Checks that the source still has these columns, of types that can be read.
+    ///
+    /// # Errors
+    /// 42703 for one that is gone, 42804 for one of another type, naming the detector and what to type.
+    pub fn check(&self, source: &Source, sampling: &Sampling, detector: &str) -> SqlResult<()> {
+        let any: fn(pg_sys::Oid) -> bool = |_| true;
+        let further = |oid| oid == pg_sys::BOOLOID || is_number(oid);
+        let one = |role, name: Option<&String>, fits: fn(pg_sys::Oid) -> bool| {
+            name.map_or(Ok(()), |name| source.still_has(name, role, fits, detector))
+        };
+        one(
+            "value",
+            self.value.as_ref(),
+            if sampling.aggregate.counts() { any } else { is_number },
+        )?;
+        one("at", Some(&self.at), is_time)?;
+        one("entity", self.entity.as_ref(), any)?;
+        one("trials", self.trials.as_ref(), is_number)?;
+        for name in &self.features {
+            one("features", Some(name), if self.is_category(name) { any } else { further })?;
+        }
+        Ok(())
     }
 
     fn is_category(&self, feature: &String) -> bool {

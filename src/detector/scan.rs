@@ -111,6 +111,16 @@ extension_sql!(
 
 /// Makes the detector due now, for the worker that connects as its owner.
 fn queue_for_owner(row: &DetectorRow) -> SqlResult<()> {
+    if !session::exists(row.owner) {
+        return Err(report(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("the owner role of detector \"{}\" no longer exists", row.detector),
+        )
+        .set_hint(format!(
+            "SELECT anomaly.drop_detector({}), and create it as another role",
+            pgrx::spi::quote_literal(&row.detector)
+        )));
+    }
     if !worker::is_preloaded() {
         return Err(report(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,

@@ -41,6 +41,13 @@ pub fn session_user() -> pg_sys::Oid {
     unsafe { pg_sys::GetSessionUserId() }
 }
 
+/// Whether there is such a role.
+pub fn exists(role: pg_sys::Oid) -> bool {
+    // SAFETY: a catalogue look-up inside a transaction, which every SQL function is in; with noerr the answer for a
+    // missing role is NULL, and the name is freed with the memory context.
+    unsafe { !pg_sys::GetUserNameFromId(role, true).is_null() }
+}
+
 /// Whether the role is a superuser.
 pub fn is_superuser(role: pg_sys::Oid) -> bool {
     // SAFETY: a catalogue look-up inside a transaction, which every SQL function is in.

@@ -36,6 +36,8 @@ SELECT 'system'::pg_catalog.text AS kind, h.name, NULL::regrole AS owner, h.stat
        NULL::pg_catalog.timestamptz AS next_due, NULL::pg_catalog.int4 AS consecutive_failures
   FROM anomaly.scheduler_health() h
 UNION ALL
+SELECT w.kind, w.name, w.owner, w.status, w.reason, w.hint, NULL, NULL FROM anomaly.warnings w
+UNION ALL
 SELECT i.kind, i.name, i.owner, j.status, j.reason, j.hint, i.next_due, i.consecutive_failures
   FROM (SELECT 'detector'::pg_catalog.text AS kind, d.detector AS name, d.owner, d.enabled, s.status, s.status_reason, s.status_hint,
                s.next_due, s.consecutive_failures, d.every, d.min_data_points,

@@ -55,6 +55,8 @@ pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", requires = ["boo
 pgrx::extension_sql_file!("../sql/registries.sql", name = "registries", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/handlers.sql", name = "handlers", requires = ["alerts"]);
+pgrx::extension_sql_file!("../sql/secrets.sql", name = "secrets", requires = ["handlers"]);
+pgrx::extension_sql_file!("../sql/warnings.sql", name = "warnings", requires = ["secrets"]);
 pgrx::extension_sql_file!("../sql/samples.sql", name = "samples", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/monitors.sql", name = "monitors", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/runs.sql", name = "runs", requires = ["tables"]);
@@ -64,6 +66,7 @@ pgrx::extension_sql_file!(
     requires = [
         "runs",
         "handlers",
+        "warnings",
         handler::deliver::deliver,
         run::claim_next_due,
         run::perform_claimed,

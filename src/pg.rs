@@ -17,6 +17,7 @@ pub mod latch;
 pub mod locks;
 pub mod memory;
 pub mod parse;
+pub mod quiet;
 pub mod record;
 pub mod result_set;
 pub mod session;

@@ -9,7 +9,7 @@ use pgrx::{JsonB, PgSqlErrorCode, prelude::*, spi::quote_qualified_identifier};
 use crate::{
     detector::create_detector::check_login,
     error::{SqlResult, from_core, invalid, not_null, report},
-    handler::outbox,
+    handler::{outbox, secrets},
     pg::{internal_rights, json_arg::JsonArg, session},
     run, sql,
 };
@@ -59,6 +59,8 @@ fn create_handler(
     let target = checked_target(kind, target)?;
     if outbox::is_delivered_here(kind) {
         check_login(owner)?;
+    } else {
+        secrets::check_target(&target, owner)?;
     }
     let inserted = internal_rights::with(|| {
         sql::execute(
@@ -111,7 +113,9 @@ fn checked_target(kind: &str, target: &str) -> SqlResult<String> {
         )),
         "notify" => Ok(target.to_owned()),
         "webhook" | "slack" | "alertmanager"
-            if !target.starts_with("https://") && !target.starts_with("http://") =>
+            if !target.starts_with("${secret:")
+                && !target.starts_with("https://")
+                && !target.starts_with("http://") =>
         {
             // The address may hold a secret, which no message repeats.
             Err(invalid(

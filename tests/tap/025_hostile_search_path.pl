@@ -208,6 +208,13 @@ SELECT anomaly.resolve(id, 'over'), anomaly.resolve(id) FROM anomaly.alerts WHER
 SELECT status, note, reopened, flapping FROM anomaly.alerts ORDER BY detector, entity;
 SELECT handler, kind, target, matchers, template, rank, enabled FROM anomaly.handlers ORDER BY handler;
 SELECT handler, transition, sequence, status FROM anomaly.deliveries ORDER BY handler, sequence;
+SELECT anomaly.set_secret('token', 'abc');
+SELECT anomaly.create_handler('hook', 'webhook', 'https://example.com/${secret:token}', '{"entity": ["nobody"]}');
+DO $$ BEGIN PERFORM anomaly.handler_target('hook'); EXCEPTION WHEN insufficient_privilege THEN NULL; END $$;
+SELECT anomaly.drop_secret('token'), anomaly.drop_secret('token');
+SELECT kind, name, status, reason FROM anomaly.warnings;
+SELECT anomaly.drop_handler('hook');
+DO $$ BEGIN PERFORM anomaly.ignore_replicated(); EXCEPTION WHEN feature_not_supported THEN NULL; END $$;
 SELECT delivered, failed FROM anomaly.deliver();
 SELECT anomaly.disable_handler('channel'), anomaly.enable_handler('channel');
 SELECT pg_catalog.jsonb_extract_path(e, 'verdict', 'value'), pg_catalog.jsonb_extract_path(e, 'reasons') FROM anomaly.alerts a, anomaly.explain(a.id) e ORDER BY a.detector, a.entity;

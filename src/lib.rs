@@ -57,6 +57,7 @@ pgrx::extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["tab
 pgrx::extension_sql_file!("../sql/handlers.sql", name = "handlers", requires = ["alerts"]);
 pgrx::extension_sql_file!("../sql/secrets.sql", name = "secrets", requires = ["handlers"]);
 pgrx::extension_sql_file!("../sql/warnings.sql", name = "warnings", requires = ["secrets"]);
+pgrx::extension_sql_file!("../sql/replication.sql", name = "replication", requires = ["handlers"]);
 pgrx::extension_sql_file!("../sql/samples.sql", name = "samples", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/monitors.sql", name = "monitors", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/runs.sql", name = "runs", requires = ["tables"]);

@@ -89,7 +89,7 @@ pub fn train_time_limit() -> Option<Duration> {
     Some(millis(&TRAIN_TIME_LIMIT)).filter(|d| !d.is_zero())
 }
 
-/// Whether handlers are told what happens to alerts. Default on. Off stores alerts all the same; what happens
+/// Whether handlers and listeners are told what happens to alerts. Default on. Off stores alerts all the same; what happens
 /// meanwhile is not told later.
 pub fn notifications() -> bool {
     NOTIFICATIONS.get()
@@ -220,8 +220,8 @@ pub fn init() {
     );
     GucRegistry::define_bool_guc(
         c"anomaly_detection.notifications",
-        c"Tells handlers what happens to alerts.",
-        c"When off, alerts are stored and handlers hear nothing of them.",
+        c"Tells handlers and listeners what happens to alerts.",
+        c"When off, alerts are stored and nobody hears of them.",
         &NOTIFICATIONS,
         GucContext::Userset,
         GucFlags::default(),

@@ -616,6 +616,9 @@ fn succeed_in(run_id: i64, slot: Option<i16>, done: &ScanSummary, now: i64) -> S
 /// Tells listeners on channel `anomaly_alert` how many alerts a run opened, without silenced ones. Ids and counts only: the
 /// table is the truth.
 pub fn notify(run_id: i64, count: i64) -> SqlResult<()> {
+    if !gucs::notifications() {
+        return Ok(());
+    }
     sql::row(
         "SELECT pg_catalog.pg_notify('anomaly_alert', \
             pg_catalog.json_build_object('run_id', $1, 'count', $2)::pg_catalog.text)",
@@ -627,6 +630,9 @@ pub fn notify(run_id: i64, count: i64) -> SqlResult<()> {
 
 /// Tells listeners of alerts that no run opened.
 pub fn notify_alerts(count: i64) -> SqlResult<()> {
+    if !gucs::notifications() {
+        return Ok(());
+    }
     sql::row(
         "SELECT pg_catalog.pg_notify('anomaly_alert', \
             pg_catalog.json_build_object('run_id', NULL, 'count', $1)::pg_catalog.text)",

@@ -17,7 +17,7 @@ use crate::{
         source::{Columns, Source},
     },
     error::{SqlResult, from_core, report},
-    pg::{internal_rights, session},
+    pg::{internal_rights, locks, session, snapshot},
     sql,
 };
 
@@ -236,7 +236,14 @@ impl DetectorRow {
     /// # Errors
     /// 42P01 naming the table when it is gone, 42703 and 42804 naming a column that is, or has another type.
     pub fn source(&self) -> SqlResult<Option<(Source, &Columns)>> {
-        let found = self.unchecked_source()?;
+        let found = match &self.feed {
+            // What changes it is waited for here, and its columns are those that the query will find.
+            Feed::Relation { oid, .. } => {
+                locks::read_relation(*oid);
+                snapshot::latest(|| self.unchecked_source())?
+            }
+            _ => self.unchecked_source()?,
+        };
         if let Some((source, columns)) = &found {
             columns.check(source, &self.sampling, &self.detector)?;
         }

@@ -180,3 +180,9 @@ pub fn extension(wait: Wait) -> Option<pg_sys::Oid> {
         (now == oid).then_some(oid)
     }
 }
+
+/// Locks a relation, if there is one of that OID, as a query that reads it does, until the end of the transaction.
+pub fn read_relation(relation: pg_sys::Oid) {
+    // SAFETY: inside a transaction, whose end or abort releases it; of an OID that nothing has it keeps nobody waiting.
+    unsafe { pg_sys::LockRelationOid(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
+}

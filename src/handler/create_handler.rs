@@ -10,7 +10,7 @@ use crate::{
     detector::create_detector::check_login,
     error::{SqlResult, from_core, invalid, not_null, report},
     handler::{outbox, secrets},
-    pg::{internal_rights, json_arg::JsonArg, session},
+    pg::{internal_rights, json_arg::JsonArg, quiet, session},
     run, sql,
 };
 
@@ -33,6 +33,18 @@ fn create_handler(
     matchers: default!(Option<JsonArg>, "'{}'"),
     template: default!(Option<&str>, "NULL"),
     rank: default!(Option<i32>, "0"),
+) -> String {
+    // A target that is refused may hold a secret.
+    quiet::without_statement(|| create(name, kind, target, matchers, template, rank))
+}
+
+fn create(
+    name: Option<&str>,
+    kind: Option<&str>,
+    target: Option<&str>,
+    matchers: Option<JsonArg>,
+    template: Option<&str>,
+    rank: Option<i32>,
 ) -> SqlResult<String> {
     not_null!(name, kind, target, matchers, rank);
     run::check_writable("create_handler")?;

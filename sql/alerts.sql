@@ -88,8 +88,9 @@ CREATE UNIQUE INDEX alert_episode ON anomaly.alert (detector, entity, at, slot);
 -- Few alerts are open at a time: what is related to a new one is looked for among them.
 CREATE INDEX alert_open ON anomaly.alert (detector, alert_id) WHERE status IN ('open', 'acknowledged');
 CREATE INDEX alert_open_entity ON anomaly.alert (entity, alert_id) WHERE status IN ('open', 'acknowledged');
-CREATE INDEX alert_at ON anomaly.alert (at DESC);
-CREATE INDEX alert_type_at ON anomaly.alert (anomaly_type, at DESC);
-CREATE INDEX alert_severity_at ON anomaly.alert (severity_rank, at DESC);
+-- With the number, in the order of get_alerts: a page of the newest is read from the ends of the slots' indexes.
+CREATE INDEX alert_at ON anomaly.alert (at DESC, alert_id DESC);
+CREATE INDEX alert_type_at ON anomaly.alert (anomaly_type, at DESC, alert_id DESC);
+CREATE INDEX alert_severity_at ON anomaly.alert (severity_rank, at DESC, alert_id DESC);
 
 SET LOCAL search_path TO @extschema@, pg_temp;

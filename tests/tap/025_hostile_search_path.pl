@@ -213,6 +213,7 @@ SELECT anomaly.create_handler('hook', 'webhook', 'https://example.com/${secret:t
 DO $$ BEGIN PERFORM anomaly.handler_target('hook'); EXCEPTION WHEN insufficient_privilege THEN NULL; END $$;
 SELECT anomaly.drop_secret('token'), anomaly.drop_secret('token');
 SELECT kind, name, status, reason FROM anomaly.warnings;
+SELECT detector, severity FROM anomaly.alerts_newest_first;
 SELECT anomaly.drop_handler('hook');
 DO $$ BEGIN PERFORM anomaly.ignore_replicated(); EXCEPTION WHEN feature_not_supported THEN NULL; END $$;
 SELECT delivered, failed FROM anomaly.deliver();

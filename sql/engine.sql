@@ -34,7 +34,8 @@ RETURNS SETOF anomaly.alerts STABLE PARALLEL SAFE LANGUAGE sql AS $$
        AND ($7 IS NULL OR a.detector OPERATOR(pg_catalog.=) $7)
        AND ($8 IS NULL OR a.status OPERATOR(pg_catalog.=) $8)
        AND ($11 IS NULL OR ROW(a.at, a.id) OPERATOR(pg_catalog.<) (SELECT b.at, b.id FROM anomaly.alerts b WHERE b.id OPERATOR(pg_catalog.=) $11))
-     ORDER BY a.at DESC, a.id DESC LIMIT $9
+     -- The order is the view's: with one here as well, the view would be planned for all of its rows, and not for the first.
+     LIMIT $9
      -- looked at before anything else
     OFFSET CASE WHEN anomaly.check_alert_filter($3, $8, $9, $10) THEN $10 END
 $$;

@@ -64,7 +64,10 @@ SELECT i.kind, i.name, i.owner, j.status, j.reason, j.hint, i.next_due, i.consec
            AND CASE i.kind WHEN 'detector' THEN r.detector ELSE r.monitor END OPERATOR(pg_catalog.=) i.name
          ORDER BY r.started_at DESC LIMIT 1) l ON true
  CROSS JOIN LATERAL (
-        SELECT CASE WHEN o.oid IS NULL THEN 'broken'
+        -- what the delivery server takes needs no role that can run
+        SELECT CASE WHEN i.kind OPERATOR(pg_catalog.<>) 'handler' OR o.oid IS NULL THEN anomaly.owner_problem(i.owner) END AS reason) w
+ CROSS JOIN LATERAL (
+        SELECT CASE WHEN w.reason IS NOT NULL THEN 'orphaned'
                     WHEN NOT i.enabled OR NOT i.monitor_enabled THEN 'disabled'
                     WHEN i.status OPERATOR(pg_catalog.=) 'broken' THEN 'broken'
                     WHEN i.consecutive_failures OPERATOR(pg_catalog.>) 0 THEN 'failing'
@@ -74,13 +77,17 @@ SELECT i.kind, i.name, i.owner, j.status, j.reason, j.hint, i.next_due, i.consec
                     ELSE 'ok' END AS status) c
  CROSS JOIN LATERAL (
         SELECT c.status,
-               CASE WHEN o.oid IS NULL THEN 'the owner role no longer exists'
+               CASE WHEN w.reason IS NOT NULL THEN w.reason
                     WHEN c.status OPERATOR(pg_catalog.=) 'disabled' AND NOT i.monitor_enabled THEN 'its monitor is disabled'
                     WHEN c.status IN ('failing', 'broken')
                          THEN COALESCE(i.status_reason, l.error_message, 'it cannot run')
                     WHEN c.status OPERATOR(pg_catalog.=) 'warming' THEN i.status_reason
                     WHEN c.status OPERATOR(pg_catalog.=) 'late' THEN pg_catalog.format('due since %s', i.next_due) END AS reason,
                CASE WHEN o.oid IS NULL THEN pg_catalog.format('SELECT anomaly.drop_%s(%L)', i.kind, i.name)
+                    WHEN c.status OPERATOR(pg_catalog.=) 'orphaned'
+                         THEN pg_catalog.format('%s; SELECT anomaly.%s(%L)',
+                              CASE WHEN o.rolcanlogin THEN pg_catalog.format('GRANT CONNECT ON DATABASE %I TO %I', pg_catalog.current_database(), o.rolname)
+                                   ELSE pg_catalog.format('ALTER ROLE %I LOGIN', o.rolname) END, i.enable, i.name)
                     WHEN c.status IN ('broken', 'failing') AND i.status_hint IS NOT NULL THEN i.status_hint
                     WHEN c.status IN ('broken', 'disabled') AND i.monitor_enabled
                          THEN pg_catalog.format('SELECT anomaly.%s(%L)', i.enable, i.name)
@@ -156,6 +163,8 @@ COMMENT ON FUNCTION anomaly.due_of_others() IS 'what is due and visible to the c
 COMMENT ON FUNCTION anomaly.run_is_alive(bigint) IS 'whether a run that showed as running has not crashed: a session holds its lock, or it has ended meanwhile';
 COMMENT ON FUNCTION anomaly.paused_reason() IS 'why nothing runs in this database by itself; NULL when it may';
 COMMENT ON FUNCTION anomaly.running_workers() IS 'scan workers of this database and the run each is executing; empty without shared_preload_libraries';
+COMMENT ON FUNCTION anomaly.owner_problem(oid) IS 'why no background worker can run as this role; NULL when one can';
+COMMENT ON FUNCTION anomaly.scheduler_state() IS 'what the scheduler knows of this database since the server started; no row without shared_preload_libraries';
 COMMENT ON FUNCTION anomaly.scheduler_health() IS 'one row per problem of the scheduler, or one row that says ok';
 COMMENT ON FUNCTION anomaly.resume() IS 'lets this database run its detectors, after a restore, a copy or anomaly.pause()';
 COMMENT ON FUNCTION anomaly.pause() IS 'keeps this database from running its detectors until anomaly.resume()';

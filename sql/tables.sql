@@ -43,7 +43,8 @@ CREATE TABLE anomaly.monitor (
     enabled      boolean     NOT NULL DEFAULT true,
     created_at   timestamptz NOT NULL DEFAULT pg_catalog.now(),
     next_due     timestamptz,
-    consecutive_failures integer NOT NULL DEFAULT 0
+    consecutive_failures integer NOT NULL DEFAULT 0,
+    coalesced    bigint      NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE anomaly.monitor IS 'sources that a worker runs on a schedule and whose measurements land in anomaly.sample';
 
@@ -116,6 +117,8 @@ CREATE TABLE anomaly.detector_state (
     watermark      timestamptz,
     next_due       timestamptz,
     consecutive_failures integer NOT NULL DEFAULT 0,
+    -- due times that had no run of their own: the next one covers them
+    coalesced      bigint      NOT NULL DEFAULT 0,
     last_scan_at   timestamptz,
     last_training_time timestamptz,
     -- what it may learn from is something else now: trained anew at its next run

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
-use crate::pg::guc_prefix;
+use crate::{pg::guc_prefix, run::Misfire};
 
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static LAUNCHER_NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(1_000);
@@ -15,6 +15,9 @@ static SCAN_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static MAX_SCAN_DURATION: GucSetting<i32> = GucSetting::<i32>::new(600_000);
 static CRASH_WAIT: GucSetting<i32> = GucSetting::<i32>::new(300_000);
 static MAX_CONSECUTIVE_FAILURES: GucSetting<i32> = GucSetting::<i32>::new(10);
+static MISFIRE: GucSetting<Misfire> = GucSetting::<Misfire>::new(Misfire::Once);
+static MISFIRE_AFTER: GucSetting<i32> = GucSetting::<i32>::new(300_000);
+static CATCH_UP_SPREAD: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static KEEP_MODEL_VERSIONS: GucSetting<i32> = GucSetting::<i32>::new(5);
 static TRAIN_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(512 << 10);
 static NOTIFICATIONS: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -69,6 +72,23 @@ pub fn crash_wait() -> Duration {
 /// is some forty intervals, longer than most outages of a source.
 pub fn max_consecutive_failures() -> i32 {
     MAX_CONSECUTIVE_FAILURES.get()
+}
+
+/// What becomes of a due time that passed while nothing ran. Default once: a scan reads all that has
+/// come since the last, so one is as good as many, and without it alerts would be late as well.
+pub fn misfire() -> Misfire {
+    MISFIRE.get()
+}
+
+/// How late a due time is missed. Default 5 min: less is a restart or a queue.
+pub fn misfire_after() -> Duration {
+    millis(&MISFIRE_AFTER)
+}
+
+/// Time over which an owner's missed runs are made up for. Default 1 min: long enough for a server
+/// that has just started to serve others too.
+pub fn catch_up_spread() -> Duration {
+    millis(&CATCH_UP_SPREAD)
 }
 
 /// How many versions of a detector's model are kept. Default 5: a bad one is noticed within some
@@ -187,6 +207,34 @@ pub fn init() {
         1_000,
         GucContext::Suset,
         GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"anomaly_detection.misfire",
+        c"What becomes of runs that were due while nothing ran.",
+        c"once: one run makes up for all of them; skip: the next one comes when it would have come anyway.",
+        &MISFIRE,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    int(
+        c"anomaly_detection.misfire_after_ms",
+        c"How late a run is missed.",
+        c"See anomaly_detection.misfire.",
+        &MISFIRE_AFTER,
+        1_000,
+        DAY_MS,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"anomaly_detection.catch_up_spread_ms",
+        c"Time over which runs that were missed are made up for.",
+        c"Never longer than the detector's interval; 0 begins with all at once.",
+        &CATCH_UP_SPREAD,
+        0,
+        DAY_MS,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
     );
     int(
         c"anomaly_detection.keep_model_versions",

@@ -72,11 +72,14 @@ pgrx::extension_sql_file!(
         run::paused_reason,
         run::resume,
         run::pause,
+        run::owner_problem,
         health::scheduler_health,
+        health::scheduler_state,
         health::running_workers,
         health::due_of_others
     ]
 );
+pgrx::extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["scheduling"]);
 pgrx::extension_sql_file!(
     "../sql/views.sql",
     name = "views",

@@ -57,7 +57,8 @@ pub struct Database {
     /// How often due work found no worker slot.
     pub starved: u64,
     pub last_starved: i64,
-    pub last_warned: i64,
+    /// Due times have been looked at by the clock as it goes now.
+    pub clock_checked: bool,
 }
 
 const NO_DATABASE: Database = Database {
@@ -71,7 +72,7 @@ const NO_DATABASE: Database = Database {
     visits: 0,
     starved: 0,
     last_starved: 0,
-    last_warned: 0,
+    clock_checked: false,
 };
 
 /// A scan worker, from the moment a dispatcher reserves it.
@@ -110,6 +111,8 @@ const NO_SLOT: Slot = Slot {
 pub struct Shared {
     pub launcher_pid: i32,
     pub launcher_latch: LatchAddress,
+    /// When the server last warned that due work has no worker.
+    pub last_warned: i64,
     pub databases: [Database; MAX_DATABASES],
     pub slots: [Slot; MAX_SLOTS],
 }
@@ -148,6 +151,7 @@ pub fn request() {
         SHARED = Shared {
             launcher_pid: 0,
             launcher_latch: 0,
+            last_warned: 0,
             databases: [NO_DATABASE; MAX_DATABASES],
             slots: [NO_SLOT; MAX_SLOTS],
         }

@@ -5,7 +5,11 @@
 //! statements) never reaches another. When nothing is due, it waits `anomaly_detection.linger_ms` for
 //! what comes soon and then ends. After each run, handlers are told what it has committed.
 
-use std::{cell::RefCell, collections::VecDeque, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use pgrx::pg_sys;
 
@@ -51,7 +55,8 @@ pub fn run(index: usize, generation: u32) {
 
 fn work(owner: pg_sys::Oid) {
     let mut queue: VecDeque<Item> = VecDeque::new();
-    let began = session::now();
+    let began = Instant::now();
+    let mut clock = None;
     loop {
         latch::serve_interrupts();
         if must_yield(began) {
@@ -64,6 +69,12 @@ fn work(owner: pg_sys::Oid) {
         }
         let Some(item) = queue.pop_front() else {
             deliver_or_exit(owner);
+            if has_lost_time(&mut clock)
+                && let Err(caught) = xact::run(|| run::catch_up(owner, session::now()))
+            {
+                // Then what was missed begins at once.
+                pgrx::log!("anomaly_detection: missed runs were not spread: {}", caught.message);
+            }
             match look(owner) {
                 Ok(Look::Due(items)) => queue.extend(items),
                 Ok(Look::Nothing { next_due }) => {
@@ -108,6 +119,19 @@ fn work(owner: pg_sys::Oid) {
     }
 }
 
+/// What the clock may be ahead of the time that has passed.
+const JUMP_MICROS: i64 = 60_000_000;
+
+/// Whether there may be time during which nothing ran: before this process began, or because the
+/// machine slept or its clock was set.
+fn has_lost_time(clock: &mut Option<(Instant, i64)>) -> bool {
+    let now = (Instant::now(), session::now());
+    match clock.replace(now) {
+        Some((then, shown)) => now.1 - shown - micros(now.0 - then) > JUMP_MICROS,
+        None => true,
+    }
+}
+
 fn deliver_or_exit(owner: pg_sys::Oid) {
     if let Err(caught) = deliver(owner) {
         pgrx::log!(
@@ -127,10 +151,9 @@ const DELIVERIES: usize = 100;
 fn deliver(owner: pg_sys::Oid) -> Result<(), Caught> {
     for _ in 0..DELIVERIES {
         latch::serve_interrupts();
-        let claimed =
-            xact::run(
-                || if may_run()? { deliver::claim(owner, session::now()) } else { Ok(None) },
-            )?;
+        let claimed = xact::run(|| {
+            if may_run(owner)? { deliver::claim(owner, session::now()) } else { Ok(None) }
+        })?;
         let Some(delivery) = claimed else { break };
         bgworker::report_activity(Some(&format!("telling handler {}", delivery.handler)));
         let timer = timer::arm(Some(gucs::handler_timeout()));
@@ -154,22 +177,25 @@ fn deliver(owner: pg_sys::Oid) -> Result<(), Caught> {
 }
 
 /// How long a worker keeps its slot although others wait for one.
-const TURN_MICROS: i64 = 1_000_000;
+const TURN: Duration = Duration::from_secs(1);
 /// For how long a database without a slot counts as waiting.
-const WAITING_MICROS: i64 = 3_000_000;
+const WAITING: Duration = Duration::from_secs(3);
 
 /// Whether the slot belongs to somebody else: the limit was lowered, or due work found no slot while
 /// this worker has had its turn. Without it, a worker whose detectors are due every second would
 /// never end.
-fn must_yield(began: i64) -> bool {
+fn must_yield(began: Instant) -> bool {
+    let turn = began.elapsed();
+    // Those that waited before this worker began may have been waiting for it. How long ago they did
+    // goes by a clock that may have been set.
+    let waiting = micros(turn.min(WAITING)).unsigned_abs();
     let now = session::now();
     shmem::read(|shared| {
         let taken = shared.slots.iter().filter(|s| s.database != 0).count();
-        let waiting = shared
-            .databases
-            .iter()
-            .any(|d| d.oid != 0 && d.last_starved > began && now - d.last_starved < WAITING_MICROS);
-        taken > gucs::max_workers() || (waiting && now - began > TURN_MICROS)
+        let others_wait = || {
+            shared.databases.iter().any(|d| d.oid != 0 && d.last_starved.abs_diff(now) < waiting)
+        };
+        taken > gucs::max_workers() || (turn > TURN && others_wait())
     })
     .unwrap_or(false)
 }
@@ -187,7 +213,7 @@ fn look(owner: pg_sys::Oid) -> Result<Look, Caught> {
     bgworker::report_activity(Some("looking for due detectors"));
     prepare_session("anomaly_detection scan worker");
     xact::run(|| {
-        if !may_run()? {
+        if !may_run(owner)? {
             return Ok(Look::MayNotRun);
         }
         let now = session::now();
@@ -200,24 +226,40 @@ fn look(owner: pg_sys::Oid) -> Result<Look, Caught> {
     })
 }
 
-fn may_run() -> crate::error::SqlResult<bool> {
+fn may_run(owner: pg_sys::Oid) -> crate::error::SqlResult<bool> {
     Ok(locks::extension(locks::Wait::No).is_some()
         && run::is_known_version()?
         && gucs::enabled()
-        && run::paused()?.is_none())
+        && run::paused()?.is_none()
+        // A session outlives its role, and a right to connect that is taken away.
+        && run::owner_problem(owner)?.is_none())
 }
 
 /// Claims, executes and records one item.
 fn execute(owner: pg_sys::Oid, item: &Item) -> Result<(), Caught> {
     let claimed = xact::run(|| {
-        if may_run()? {
+        if may_run(owner)? {
             run::claim(item, owner, StartedBy::Worker, session::now())
         } else {
             Ok(None)
         }
-    })?;
-    let Some(claim) = claimed else {
-        return Ok(());
+    });
+    let claim = match claimed {
+        Ok(Some(claim)) => claim,
+        Ok(None) => return Ok(()),
+        Err(caught) => {
+            pgrx::log!(
+                "anomaly_detection: {item} could not be claimed: {} ({})",
+                caught.message,
+                caught.sqlstate
+            );
+            // Gives back what locks it has.
+            reset_session();
+            if caught.sqlstate == "57014" {
+                return Ok(());
+            }
+            return xact::run(|| run::put_off(item, &caught, session::now()));
+        }
     };
     IN_FLIGHT.replace(Some(claim.clone()));
     show_run(claim.run_id);
@@ -278,6 +320,8 @@ fn prepare_session(application_name: &str) {
     guc_prefix::set_option(c"application_name", application_name);
     guc_prefix::set_option(c"synchronous_commit", "local");
     guc_prefix::set_option(c"default_transaction_isolation", "read committed");
+    // A role that only reads by default would never have a run written down.
+    guc_prefix::set_option(c"default_transaction_read_only", "off");
     guc_prefix::set_option(
         c"lock_timeout",
         &format!("{}ms", gucs::scan_lock_timeout().as_millis()),

@@ -254,10 +254,13 @@ pub fn note_starvation(shared: &mut Shared, database: u32, now: i64) -> bool {
 
 /// The one message about missing worker slots.
 pub fn warn_of_starvation() {
-    pgrx::ereport!(
-        pgrx::PgLogLevel::WARNING,
+    crate::error::report(
         pgrx::PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
         "anomaly_detection: due detectors wait for a worker slot",
-        "Raise anomaly_detection.max_workers or max_worker_processes. Detectors stay due; this message is repeated once a minute at most."
-    );
+    )
+    .set_hint(
+        "Raise anomaly_detection.max_workers or max_worker_processes. Detectors stay due; this \
+         message is repeated once a minute at most.",
+    )
+    .report(pgrx::PgLogLevel::WARNING);
 }

@@ -54,6 +54,8 @@ pub fn run(index: usize, generation: u32) {
 }
 
 fn work(owner: pg_sys::Oid) {
+    // Before anything else: what the role's own settings are is nothing to go by.
+    prepare_session("anomaly_detection scan worker");
     let mut queue: VecDeque<Item> = VecDeque::new();
     let began = Instant::now();
     let mut clock = None;

@@ -35,6 +35,8 @@ subtest 'fault_p11_disk_full_on_alert_insert' => sub {
 	is(sql(q{SELECT count(*), count(DISTINCT detector), min(points) FROM anomaly.alerts}), '2|2|1', 'then each has its alert, once');
 	$node->wait_until(q{SELECT bool_and(status = 'ok') FROM anomaly.health WHERE kind = 'detector'}, 'they are not well again');
 	pass('all is well again, by itself');
+	sql(q{INSERT INTO reading SELECT now() + interval '2 seconds' + i * interval '10 milliseconds', i FROM generate_series(1, 10) i});
+	$node->wait_until(q{SELECT bool_and(status = 'resolved') FROM anomaly.alerts}, 'the alerts stay open');
 };
 
 subtest 'fault_p11_disk_full_for_everything' => sub {

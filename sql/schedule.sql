@@ -17,7 +17,7 @@ SELECT i.kind, i.name, i.owner, i.enabled, i.every, i.cron, i.time_zone, i.next_
     OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER');
 COMMENT ON VIEW anomaly.schedule IS 'when each detector and monitor that the reader owns or may see is due, and how many due times had no run of their own';
 
-CREATE VIEW anomaly.scheduler AS
+CREATE VIEW anomaly.scheduler WITH (security_barrier) AS
 SELECT * FROM anomaly.scheduler_state();
 COMMENT ON VIEW anomaly.scheduler IS 'the background workers and what they have counted in this database since the server started; empty without shared_preload_libraries';
 

@@ -19,6 +19,11 @@ fn drop_detector(detector: &str) -> SqlResult<bool> {
     let detector = row.detector.as_str();
     // First, because it waits for a scan that is running; what that raises is seen below.
     let deleted = internal_rights::with(|| {
+        // In the order in which a run takes them: it has its state, and asks for the detector when it stores a model.
+        sql::execute(
+            "SELECT FROM anomaly.detector_state WHERE detector = $1 FOR UPDATE",
+            &[detector.into()],
+        )?;
         sql::execute("DELETE FROM anomaly.detector WHERE detector = $1", &[detector.into()])
     })?;
     // Alerts that are open now will never be judged again: they end with their detector.

@@ -18,7 +18,7 @@ sub runs { my ($condition) = @_; return "FROM anomaly.runs WHERE status = 'succe
 sub last_run { return sql('SELECT coalesce(max(run_id), 0) FROM anomaly.runs'); }
 
 # A cron expression's time must not come between two looks: it comes every 20 seconds.
-sub away_from_its_time { sql(q{SELECT pg_sleep(CASE WHEN left > 8 THEN 0 ELSE left + 1 END) FROM (SELECT 20 - extract(epoch FROM clock_timestamp())::numeric % 20 AS left) q}); return; }
+sub away_from_its_time { sql(q{SELECT pg_sleep(CASE WHEN rest > 8 THEN 0 ELSE rest + 1 END) FROM (SELECT 20 - extract(epoch FROM clock_timestamp())::numeric % 20 AS rest) q}); return; }
 
 sql(q{
 	CREATE TABLE reading (at timestamptz, v double precision);

@@ -1,5 +1,4 @@
 -- When detectors are due, as the catalogue and the errors tell it. What workers make of it is in tests/tap.
-\set VERBOSITY verbose
 \set SHOW_CONTEXT never
 CREATE TABLE scheduled AS SELECT timestamptz '2026-01-01' + i * interval '1 minute' AS at, (i % 7)::double precision AS v FROM generate_series(1, 50) i;
 CREATE FUNCTION at_cron(cron text, zone text DEFAULT 'UTC') RETURNS text LANGUAGE plpgsql AS $$
@@ -31,6 +30,5 @@ SELECT workers_here >= 0 AS works, max_workers, next_visit_at IS NULL OR visits 
 SELECT anomaly.owner_problem(oid) FROM pg_roles WHERE rolname = current_user;
 SELECT anomaly.owner_problem(4000000000);
 
-\set VERBOSITY default
 SELECT format($$SELECT anomaly.drop_detector(%L) AS dropped$$, name) FROM anomaly.schedule WHERE name LIKE 'by %' ORDER BY name COLLATE "C" \gexec
 DROP FUNCTION at_cron; DROP TABLE scheduled;

@@ -17,6 +17,8 @@ SELECT pg_catalog.pg_extension_config_dump('anomaly.calendar', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.calendar_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.handler', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.outbox', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.job', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.job_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.anomaly_type', 'WHERE NOT builtin');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.strategy', 'WHERE NOT builtin');
 

@@ -128,7 +128,20 @@ CREATE TABLE anomaly.detector_state (
     detection_times double precision[] NOT NULL DEFAULT '{}',
     points_processed bigint    NOT NULL DEFAULT 0,
     anomalies_detected bigint  NOT NULL DEFAULT 0,
-    entities_skipped bigint    NOT NULL DEFAULT 0
+    entities_skipped bigint    NOT NULL DEFAULT 0,
+    -- of the latest scan: more than it may open
+    alerts_suppressed bigint   NOT NULL DEFAULT 0,
+    -- anomaly.stats: counted in the same row as everything else that a run changes
+    stats_since    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    scans          bigint      NOT NULL DEFAULT 0,
+    failures       bigint      NOT NULL DEFAULT 0,
+    rows_read      bigint      NOT NULL DEFAULT 0,
+    alerts_opened  bigint      NOT NULL DEFAULT 0,
+    scan_ms        double precision NOT NULL DEFAULT 0,
+    max_scan_ms    double precision NOT NULL DEFAULT 0,
+    -- what the counters above them were then
+    points_before  bigint      NOT NULL DEFAULT 0,
+    anomalies_before bigint    NOT NULL DEFAULT 0
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE anomaly.detector_state IS 'where each detector stands: watermark, next due time, status';
 

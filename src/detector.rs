@@ -30,6 +30,7 @@ mod panics;
 mod process_batch;
 mod process_data;
 mod process_data_point;
+mod quota;
 mod resolve;
 mod rollback_model;
 mod rows;

@@ -20,6 +20,13 @@ static TRAIN_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(512 << 10);
 static NOTIFICATIONS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static HANDLER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static TRAIN_TIME_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(600_000);
+static SCAN_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(1 << 20);
+static JOB_TIME_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(1_800_000);
+static MAX_QUEUED_JOBS: GucSetting<i32> = GucSetting::<i32>::new(100);
+static MAX_DETECTORS_PER_ROLE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+static MIN_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+static MAX_ALERTS_PER_SCAN: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static MAX_PAYLOAD: GucSetting<i32> = GucSetting::<i32>::new(16 << 10);
 
 const DAY_MS: i32 = 86_400_000;
 
@@ -99,6 +106,47 @@ pub fn notifications() -> bool {
 /// hangs does not keep its owner's scans for long.
 pub fn handler_timeout() -> Duration {
     millis(&HANDLER_TIMEOUT)
+}
+
+/// Bytes that a scan may take. Default 1 GB: twice what the training of as many entities may, because a
+/// scan holds their states and what it has to say of them.
+pub fn scan_memory() -> usize {
+    usize::try_from(SCAN_MEMORY.get()).unwrap_or(0) << 10
+}
+
+/// Longest job. Default 30 min: a backtest of months takes minutes, and the scans of its owner wait for it.
+/// None when 0.
+pub fn job_time_limit() -> Option<Duration> {
+    Some(millis(&JOB_TIME_LIMIT)).filter(|d| !d.is_zero())
+}
+
+/// How many jobs of one owner may wait; negative: as many as they like. Default 100: a training of each
+/// detector of a large set, and no more rows than a look at the table takes in.
+pub fn max_queued_jobs() -> i64 {
+    MAX_QUEUED_JOBS.get().into()
+}
+
+/// How many detectors a role may own; negative: as many as it likes. Default 1000: at a scan of 20 ms each
+/// one worker is through with them in 20 s.
+pub fn max_detectors_per_role() -> i64 {
+    MAX_DETECTORS_PER_ROLE.get().into()
+}
+
+/// Shortest time between two scans of a detector. Default 1 s, below which a run costs more than it reads.
+pub fn min_interval() -> Duration {
+    millis(&MIN_INTERVAL)
+}
+
+/// How many alerts one scan may open; `None`: as many as there are. Default 10,000: one for each entity that a
+/// detector has by default, which is more than anybody reads.
+pub fn max_alerts_per_scan() -> Option<usize> {
+    usize::try_from(MAX_ALERTS_PER_SCAN.get()).ok()
+}
+
+/// Bytes of JSON that a session may bring at a time; `None`: as many as PostgreSQL takes. Default 16 MB, some
+/// hundred thousand points: reading JSON takes ten times its size in memory.
+pub fn max_payload() -> Option<usize> {
+    usize::try_from(MAX_PAYLOAD.get()).ok().map(|kilobytes| kilobytes << 10)
 }
 
 fn millis(setting: &GucSetting<i32>) -> Duration {
@@ -235,6 +283,76 @@ pub fn init() {
         600_000,
         GucContext::Suset,
         GucFlags::UNIT_MS,
+    );
+    int(
+        c"anomaly_detection.scan_memory",
+        c"Memory that a scan may take.",
+        c"A scan that needs more ends with an error and counts as a failure.",
+        &SCAN_MEMORY,
+        1 << 10,
+        1 << 30,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
+    int(
+        c"anomaly_detection.job_time_limit",
+        c"Longest job.",
+        c"A longer one is cancelled; 0 means no limit.",
+        &JOB_TIME_LIMIT,
+        0,
+        DAY_MS,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"anomaly_detection.max_queued_jobs",
+        c"Jobs of one owner that may wait at a time.",
+        c"-1 means no limit; superusers have none.",
+        &MAX_QUEUED_JOBS,
+        -1,
+        1_000_000,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    int(
+        c"anomaly_detection.max_detectors_per_role",
+        c"Detectors that a role may own.",
+        c"-1 means no limit; superusers have none.",
+        &MAX_DETECTORS_PER_ROLE,
+        -1,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    int(
+        c"anomaly_detection.min_interval",
+        c"Shortest time between two scans of a detector.",
+        c"Asked for when a detector is created or altered, but not of superusers.",
+        &MIN_INTERVAL,
+        1_000,
+        DAY_MS,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"anomaly_detection.max_alerts_per_scan",
+        c"Alerts that one scan may open.",
+        c"The most deviating ones are opened, the others counted; -1 means no limit.",
+        &MAX_ALERTS_PER_SCAN,
+        -1,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    int(
+        c"anomaly_detection.max_payload",
+        c"Size of the JSON that a session may bring at a time.",
+        c"A larger one is refused before it is read; -1 means no limit.",
+        &MAX_PAYLOAD,
+        -1,
+        1 << 20,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
     );
     guc_prefix::reserve();
 }

@@ -17,6 +17,7 @@ mod handler;
 mod health;
 mod iqr_score;
 mod isolation_forest;
+mod job;
 mod json;
 mod limits;
 mod modified_zscore;
@@ -25,6 +26,7 @@ mod monitor_system;
 mod pg;
 mod run;
 mod sql;
+mod stats;
 mod uniqueness;
 mod validity;
 mod volume_check;
@@ -78,6 +80,26 @@ pgrx::extension_sql_file!(
     ]
 );
 pgrx::extension_sql_file!(
+    "../sql/jobs.sql",
+    name = "jobs",
+    requires = [
+        "tables",
+        health::running_workers,
+        job::submit::submit,
+        job::cancel_job::cancel_job,
+        job::cancel_job::job_result,
+        job::job_is_alive,
+        job::claim_next_job,
+        job::perform_job,
+        job::settle_job
+    ]
+);
+pgrx::extension_sql_file!(
+    "../sql/stats.sql",
+    name = "stats",
+    requires = ["tables", stats::reset_stats]
+);
+pgrx::extension_sql_file!(
     "../sql/views.sql",
     name = "views",
     requires = ["registries", "alerts", "samples"]
@@ -101,7 +123,7 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!(
     "../sql/dump.sql",
     name = "dump",
-    requires = ["views", "feedback", "calendars", "scheduling"],
+    requires = ["views", "feedback", "calendars", "scheduling", "jobs", "stats"],
     finalize
 );
 

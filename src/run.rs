@@ -15,7 +15,11 @@
 //!
 //! All functions take the time as an argument, so that tests need not wait.
 
-use std::{cell::RefCell, fmt, time::Duration};
+use std::{
+    cell::RefCell,
+    fmt,
+    time::{Duration, Instant},
+};
 
 use anomaly_core::schedule;
 use pgrx::{datum::TimestampWithTimeZone, pg_sys, prelude::*};
@@ -26,7 +30,7 @@ use crate::{
         scan::{self, ScanSummary},
     },
     error::{SqlResult, from_core, invalid, report, required},
-    gucs, handler,
+    gucs, handler, job,
     pg::{bgworker, internal_rights, locks, session, snapshot, subxact::Caught, xact},
     sql, worker,
 };
@@ -250,11 +254,13 @@ const DUE: &str = "\
       FROM anomaly.detector_state s JOIN anomaly.detector d ON d.detector = s.detector \
      WHERE d.enabled AND s.status <> 'broken' AND s.next_due IS NOT NULL";
 
-/// Also of what handlers have yet to be told, which is no item: it is delivered between the runs.
+/// Also of what handlers have yet to be told and of jobs, which are no items: they are done between the runs.
 fn due_or_deliverable() -> String {
     format!(
         "{DUE} UNION ALL SELECT o.owner::oid, 'deliver', o.handler, o.next_try \
-           FROM anomaly.outbox o JOIN anomaly.handler h USING (handler) WHERE {}",
+           FROM anomaly.outbox o JOIN anomaly.handler h USING (handler) WHERE {} \
+         UNION ALL SELECT j.owner::oid, 'job', j.kind, least(j.submitted_at, clock_timestamp()) \
+           FROM anomaly.job j WHERE j.status = 'queued'",
         handler::deliver::DELIVERED_HERE
     )
 }
@@ -309,7 +315,7 @@ pub fn break_owner(owner: pg_sys::Oid, reason: &str) -> SqlResult<()> {
                 AND h.kind IN ('function', 'notify')",
             &[owner.into(), reason.into()],
         )?;
-        Ok(())
+        job::give_up(owner, reason)
     })
 }
 
@@ -483,6 +489,7 @@ pub fn perform(claim: &Claim) -> SqlResult<i64> {
             "extension anomaly_detection was dropped",
         ));
     }
+    let began = Instant::now();
     let summary = match claim.kind {
         Kind::Scan => scan::execute(&claim.name, Some(claim.run_id))?,
         Kind::Collect => collect(claim)?,
@@ -498,12 +505,16 @@ pub fn perform(claim: &Claim) -> SqlResult<i64> {
         let statement = match claim.kind {
             Kind::Scan => {
                 "UPDATE anomaly.detector_state SET consecutive_failures = 0, last_scan_at = $2, \
-                    next_due = CASE WHEN next_due IS NOT DISTINCT FROM $3 THEN $4 ELSE next_due END \
+                    next_due = CASE WHEN next_due IS NOT DISTINCT FROM $3 THEN $4 ELSE next_due END, \
+                    scans = scans + 1, rows_read = rows_read + $5, \
+                    alerts_opened = alerts_opened + $6, scan_ms = scan_ms + $7, \
+                    max_scan_ms = greatest(max_scan_ms, $7) \
                  WHERE detector = $1"
             }
             Kind::Collect => {
                 "UPDATE anomaly.monitor SET consecutive_failures = 0, \
                     next_due = CASE WHEN next_due IS NOT DISTINCT FROM $3 AND $2 IS NOT NULL \
+                                     AND ($5, $6, $7) IS NOT NULL \
                                     THEN $4 ELSE next_due END \
                  WHERE monitor = $1"
             }
@@ -515,6 +526,9 @@ pub fn perform(claim: &Claim) -> SqlResult<i64> {
                 sql::timestamptz(now)?.into(),
                 claim.next_due.map(sql::timestamptz).transpose()?.into(),
                 next_due.map(sql::timestamptz).transpose()?.into(),
+                summary.rows_read.into(),
+                summary.alerts_opened.into(),
+                (began.elapsed().as_secs_f64() * 1e3).into(),
             ],
         )
     })?;
@@ -569,9 +583,19 @@ pub fn succeed(run_id: i64, summary: &ScanSummary) -> SqlResult<()> {
     succeed_in(run_id, None, summary, now)?;
     internal_rights::with(|| {
         sql::execute(
-            "UPDATE anomaly.detector_state s SET last_scan_at = $2, consecutive_failures = 0 \
+            "UPDATE anomaly.detector_state s SET last_scan_at = $2, consecutive_failures = 0, \
+                scans = s.scans + 1, rows_read = s.rows_read + $3, \
+                alerts_opened = s.alerts_opened + $4, \
+                scan_ms = s.scan_ms + extract(epoch FROM $2 - r.started_at)::float8 * 1000, \
+                max_scan_ms = \
+                    greatest(s.max_scan_ms, extract(epoch FROM $2 - r.started_at)::float8 * 1000) \
              FROM anomaly.run r WHERE r.run_id = $1 AND r.kind = 'scan' AND s.detector = r.detector",
-            &[run_id.into(), sql::timestamptz(now)?.into()],
+            &[
+                run_id.into(),
+                sql::timestamptz(now)?.into(),
+                summary.rows_read.into(),
+                summary.alerts_opened.into(),
+            ],
         )
     })?;
     Ok(())
@@ -583,7 +607,8 @@ fn succeed_in(run_id: i64, slot: Option<i16>, done: &ScanSummary, now: i64) -> S
             "UPDATE anomaly.run SET status = 'succeeded', finished_at = $3, window_from = $4, \
                 window_until = $5, rows_read = $6, points_scored = $7, alerts_opened = $8, \
                 alerts_resolved = $9, entities = $10, entities_skipped = $11, \
-                entities_replayed = $12, alerts_amended = $13, alerts_withdrawn = $14 \
+                entities_replayed = $12, alerts_amended = $13, alerts_withdrawn = $14, \
+                alerts_suppressed = $15 \
              WHERE run_id = $1 AND slot = COALESCE($2, slot) AND status = 'running'",
             &[
                 run_id.into(),
@@ -600,6 +625,7 @@ fn succeed_in(run_id: i64, slot: Option<i16>, done: &ScanSummary, now: i64) -> S
                 done.entities_replayed.into(),
                 done.alerts_amended.into(),
                 done.alerts_withdrawn.into(),
+                done.alerts_suppressed.into(),
             ],
         )
     })?;
@@ -692,9 +718,10 @@ pub fn record_failure(claim: &Claim, caught: &Caught, timed_out: bool, now: i64)
     end_run(claim, status, &caught.sqlstate, &message, now)?;
     match verdict {
         Verdict::Cancelled => Ok(()),
-        Verdict::Broken => {
-            internal_rights::with(|| break_item(&claim.item(), &message, caught.hint.as_deref()))
-        }
+        Verdict::Broken => internal_rights::with(|| {
+            count_failure(&claim.item())?;
+            break_item(&claim.item(), &message, caught.hint.as_deref())
+        }),
         Verdict::Failed => back_off(claim, &message, now),
     }
 }
@@ -734,14 +761,12 @@ fn break_item(item: &Item, reason: &str, hint: Option<&str>) -> SqlResult<()> {
     match item.kind {
         Kind::Scan => sql::execute(
             "UPDATE anomaly.detector_state SET status = 'broken', status_reason = $2, \
-                status_hint = $3, next_due = NULL, \
-                consecutive_failures = consecutive_failures + 1 \
+                status_hint = $3, next_due = NULL \
              WHERE detector = $1",
             &[item.name.as_str().into(), reason.into(), hint.into()],
         )?,
         Kind::Collect => sql::execute(
-            "UPDATE anomaly.monitor SET next_due = NULL, \
-                consecutive_failures = consecutive_failures + 1 WHERE monitor = $1",
+            "UPDATE anomaly.monitor SET next_due = NULL WHERE monitor = $1",
             &[item.name.as_str().into()],
         )?,
     };
@@ -768,7 +793,8 @@ fn back_off(claim: &Claim, message: &str, now: i64) -> SqlResult<()> {
 fn count_failure(item: &Item) -> SqlResult<i32> {
     let statement = match item.kind {
         Kind::Scan => {
-            "UPDATE anomaly.detector_state SET consecutive_failures = consecutive_failures + 1 \
+            "UPDATE anomaly.detector_state SET consecutive_failures = consecutive_failures + 1, \
+                failures = failures + 1 \
              WHERE detector = $1 RETURNING consecutive_failures"
         }
         Kind::Collect => {
@@ -807,7 +833,8 @@ pub fn reap_crashed(now: i64) -> SqlResult<()> {
             mark_crashed(&item, Some(run_id), now)?;
         }
         Ok(())
-    })
+    })?;
+    job::reap_crashed(now)
 }
 
 /// The same for one item whose lock we hold, so that nothing of it can be running.
@@ -885,6 +912,7 @@ pub fn make_room(now: i64) -> SqlResult<()> {
     empty_slot("sample", sample_slot, "at", days_ago(i64::from(scan::SAMPLE_SLOTS) - 2))?;
     let (alert_slot, kept_from) = alerts::next_slot(now)?;
     empty_slot("alert", alert_slot, "raised_at", kept_from)?;
+    job::make_room(now)?;
     handler::outbox::make_room(now)
 }
 
@@ -970,22 +998,31 @@ fn claimed(run_id: i64) -> SqlResult<Claim> {
     })
 }
 
-/// Claims the caller's next due detector or monitor; NULL when nothing is due. The caller commits.
-#[pg_extern(schema = "anomaly", volatile, parallel_unsafe, strict)]
-fn claim_next_due(due_before: TimestampWithTimeZone) -> SqlResult<Option<i64>> {
-    check_writable("run_due")?;
+/// Who runs what is due in this session: its user.
+///
+/// # Errors
+/// 25006 on a standby, 55000 while paused, 42501 after SET ROLE.
+pub fn check_may_run_due(what: &str) -> SqlResult<pg_sys::Oid> {
+    check_writable(what)?;
     if let Some(reason) = paused()? {
         return Err(report(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, reason)
             .set_hint("SELECT anomaly.resume()"));
     }
     let owner = session::current_user();
-    if owner != session::session_user() {
-        return Err(report(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            "due detectors run only in a session of their owner's",
-        )
-        .set_hint("log in as the owner; SET ROLE is not enough"));
+    if owner == session::session_user() {
+        return Ok(owner);
     }
+    Err(report(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "due detectors run only in a session of their owner's",
+    )
+    .set_hint("log in as the owner; SET ROLE is not enough"))
+}
+
+/// Claims the caller's next due detector or monitor; NULL when nothing is due. The caller commits.
+#[pg_extern(schema = "anomaly", volatile, parallel_unsafe, strict)]
+fn claim_next_due(due_before: TimestampWithTimeZone) -> SqlResult<Option<i64>> {
+    let owner = check_may_run_due("run_due")?;
     locks::extension(locks::Wait::Yes);
     let now = session::now();
     reap_crashed(now)?;

@@ -19,6 +19,7 @@ use crate::{
         states::EntityStates,
     },
     error::{SqlResult, report},
+    gucs,
     handler::outbox::{self, Told},
     pg::{internal_rights, session},
     sql,
@@ -44,6 +45,8 @@ struct Draft {
     silenced_by: Option<i64>,
     /// It was flapping and has stayed quiet since.
     settled: bool,
+    /// One alert more than a scan may open: not stored. If its episode goes on, the next scan opens it.
+    suppressed: bool,
     /// What handlers are to hear of it, in order, and when it happened.
     told: Vec<(&'static str, i64)>,
     texts: Option<Texts>,
@@ -91,6 +94,7 @@ impl Draft {
             reopens: false,
             silenced_by: None,
             settled: false,
+            suppressed: false,
             told: Vec::new(),
             texts: None,
         }
@@ -205,6 +209,8 @@ pub struct StoredAlerts {
     /// How many people are to hear of: opened and not silenced, and those whose silence has ended.
     pub announced: i64,
     pub resolved: i64,
+    /// More than a scan may open: counted and not stored.
+    pub suppressed: i64,
     /// Stored earlier and changed now.
     pub changed: Vec<i64>,
     /// Of points that were judged again: alerts that say something else now, and those that nothing
@@ -252,14 +258,23 @@ impl AlertBook {
             (_, Some(place)) => place,
             (id, None) => {
                 let stored_id = (id > 0).then_some(id);
-                self.drafts.push(Draft::new(stored_id, entity, since, episode));
+                let mut draft = Draft::new(stored_id, entity, since, episode);
+                let place = self.drafts.len();
                 match stored_id {
                     Some(id) => {
-                        self.stored.insert(id, self.drafts.len() - 1);
+                        self.stored.insert(id, place);
                     }
-                    None => state.episode.alert_id = -(self.drafts.len() as i64),
+                    None => {
+                        if !matches!(transition, Transition::Opened(_)) {
+                            // An episode whose alert was one too many for the scan that saw it begin.
+                            draft.texts = Some(Texts::new(core, &episode, "{}".to_owned()));
+                            draft.told.push(("opened", since));
+                        }
+                        give_place(state, transition, -(place as i64) - 1);
+                    }
                 }
-                self.drafts.len() - 1
+                self.drafts.push(draft);
+                place
             }
         };
         let draft = &mut self.drafts[place];
@@ -444,9 +459,11 @@ impl AlertBook {
         if self.drafts.is_empty() && left_over.is_empty() && self.settled.is_empty() {
             return Ok(result);
         }
+        self.suppress(gucs::max_alerts_per_scan());
         self.silence(row)?;
         let silenced = self.silenced_before()?;
-        let new = self.drafts.iter().filter(|d| d.stored_id.is_none()).count() as i64;
+        let new =
+            self.drafts.iter().filter(|d| d.stored_id.is_none() && !d.suppressed).count() as i64;
         let now = session::now();
         let mut told = Vec::new();
         let amended: Vec<i64> =
@@ -461,10 +478,17 @@ impl AlertBook {
             let mut fresh = ids.into_iter();
             let mut real_ids = vec![0; self.drafts.len()];
             let (mut inserts, mut updates) = (Vec::new(), Vec::new());
-            // Ids rise with time, whatever the order in which entities were judged.
+            // Ids rise with time and then by entity, whatever the order in which entities were judged: where their
+            // states lie in the table, for example.
             let mut in_time: Vec<(usize, &Draft)> = self.drafts.iter().enumerate().collect();
-            in_time.sort_by_key(|(_, draft)| draft.since);
+            in_time.sort_by(|(_, a), (_, b)| {
+                a.since.cmp(&b.since).then_with(|| a.entity.cmp(&b.entity))
+            });
             for (place, draft) in in_time {
+                if draft.suppressed {
+                    result.suppressed += 1;
+                    continue;
+                }
                 // What was judged again may have been resolved before.
                 result.resolved += i64::from(draft.resolved_at.is_some() && !draft.amends);
                 let id = match draft.stored_id {
@@ -556,6 +580,25 @@ impl AlertBook {
 }
 
 impl AlertBook {
+    /// Of new alerts, the most deviating ones are stored, so many as a scan may open. In the states the others
+    /// have no number: nothing of their episodes is lost, and one that goes on is opened by a later scan.
+    fn suppress(&mut self, most: Option<usize>) {
+        let Some(most) = most else { return };
+        let mut new: Vec<usize> =
+            (0..self.drafts.len()).filter(|i| self.drafts[*i].stored_id.is_none()).collect();
+        if new.len() <= most {
+            return;
+        }
+        new.sort_by(|a, b| {
+            let (a, b) = (&self.drafts[*a], &self.drafts[*b]);
+            let by_size = b.episode.peak.deviation.total_cmp(&a.episode.peak.deviation);
+            by_size.then_with(|| a.since.cmp(&b.since)).then_with(|| a.entity.cmp(&b.entity))
+        });
+        for place in new.split_off(most) {
+            self.drafts[place].suppressed = true;
+        }
+    }
+
     /// Who is told of what is decided by the times of points, so that it does not depend on when they are
     /// judged: a new alert is silenced if its first and its latest anomalous point so far fall into a silence,
     /// and one that is silenced for as long as its latest does.
@@ -591,6 +634,17 @@ impl AlertBook {
             )
         })?;
         Ok(silenced.into_iter().collect())
+    }
+}
+
+/// The alert of the episode that a transition is about gets this number in the state.
+fn give_place(state: &mut EntityState, transition: &Transition, alert_id: i64) {
+    match (transition, &mut state.episode.cooling) {
+        (Transition::Resolved(ended), Some(before)) if before.started_at == ended.started_at => {
+            before.alert_id = alert_id;
+        }
+        (Transition::Resolved(_), _) => {}
+        _ => state.episode.alert_id = alert_id,
     }
 }
 

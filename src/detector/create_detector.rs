@@ -11,7 +11,7 @@ use crate::{
     detector::{
         alter_detector,
         catalog::DetectorRow,
-        enable, process_data_point,
+        enable, process_data_point, quota,
         sampling::{Sampling, Wanted},
         source::{self, Columns, Named, Source, feature_names},
     },
@@ -237,6 +237,7 @@ pub fn create(settings: Settings) -> SqlResult<Created> {
                 "INSERT INTO anomaly.detector_state (detector, next_due) VALUES ($1, $2)",
                 &[detector.as_str().into(), first_due.map(sql::timestamptz).transpose()?.into()],
             )?;
+            quota::check_detectors(owner)?;
         }
         Ok(inserted)
     })?;
@@ -330,6 +331,7 @@ pub fn check(settings: Settings, owner: pg_sys::Oid) -> SqlResult<Checked> {
     settings.check_detection(&sampling, &[])?;
     anomaly_core::strategy::anomaly_type_info(settings.anomaly_type).map_err(from_core)?;
     let first_due = first_due(&settings)?;
+    quota::check_interval(settings.every.as_ref(), settings.cron, settings.time_zone, owner)?;
     // PostgreSQL's own error (22023) names an unknown zone.
     sql::row("SELECT pg_catalog.now() AT TIME ZONE $1", &[settings.time_zone.into()], |_| Ok(()))?;
     let detector = match settings.name {

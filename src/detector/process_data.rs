@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     detector::process_data_point::{alerts, announce, check_may_judge, judge_point},
     error::{SqlResult, from_core, invalid, not_null},
-    pg::session,
+    pg::{json_arg::JsonArg, session},
     sql,
 };
 
@@ -21,7 +21,7 @@ const EXAMPLE: &str = r#"for example '{"cpu_usage": 0.7, "latency": [0.1, 0.2], 
 #[pg_extern(schema = "anomaly", volatile, parallel_unsafe)]
 fn process_data(
     anomaly_type: Option<&str>,
-    metrics: Option<JsonB>,
+    metrics: Option<JsonArg>,
     entity: default!(Option<&str>, "NULL"),
 ) -> SqlResult<JsonB> {
     not_null!(anomaly_type, metrics);

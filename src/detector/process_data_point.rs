@@ -20,7 +20,9 @@ use crate::{
     error::{SqlResult, from_core, invalid, report, required},
     json,
     pg::{
-        internal_rights, session,
+        internal_rights,
+        json_arg::JsonArg,
+        session,
         subxact::{self, Caught},
     },
     run, sql,
@@ -172,7 +174,7 @@ fn metric_value(metric: &str, value: &Value) -> SqlResult<Option<f64>> {
 #[allow(clippy::type_complexity)]
 #[pg_extern(schema = "anomaly", volatile, parallel_unsafe)]
 fn process_data_point(
-    point: Option<JsonB>,
+    point: Option<JsonArg>,
     anomaly_types: default!(Option<Vec<String>>, "NULL"),
 ) -> Result<
     TableIterator<
@@ -320,7 +322,7 @@ fn record_failure(detector: &str, caught: &Caught) -> SqlResult<()> {
     internal_rights::with(|| {
         sql::execute(
             "UPDATE anomaly.detector_state SET consecutive_failures = consecutive_failures + 1, \
-                status_reason = $2, status_hint = $3 \
+                failures = failures + 1, status_reason = $2, status_hint = $3 \
              WHERE detector = $1",
             &[detector.into(), caught.message.as_str().into(), caught.hint.as_deref().into()],
         )
@@ -437,7 +439,7 @@ fn judge_one(detector: &str, data: &DataPoint, value: f64) -> SqlResult<Vec<i64>
             "UPDATE anomaly.detector_state SET watermark = GREATEST(watermark, $2), \
                 points_processed = points_processed + $3, \
                 anomalies_detected = anomalies_detected + $4, last_scan_at = $5, \
-                detection_times = $6, consecutive_failures = 0, \
+                detection_times = $6, alerts_opened = alerts_opened + $7, consecutive_failures = 0, \
                 status_reason = CASE WHEN consecutive_failures > 0 THEN NULL ELSE status_reason END, \
                 status_hint = CASE WHEN consecutive_failures > 0 THEN NULL ELSE status_hint END \
              WHERE detector = $1",
@@ -448,6 +450,7 @@ fn judge_one(detector: &str, data: &DataPoint, value: f64) -> SqlResult<Vec<i64>
                 i64::from(anomalous == Some(true)).into(),
                 sql::timestamptz(session::now())?.into(),
                 durations(&row, judged, began).into(),
+                (stored.opened.len() as i64).into(),
             ],
         )
     })?;

@@ -20,6 +20,7 @@ use crate::{
         train,
     },
     error::{SqlResult, report},
+    limits::ScanMemory,
     pg::{internal_rights, latch, session, stream},
     run, sql, worker,
 };
@@ -43,6 +44,8 @@ pub struct ScanSummary {
     /// Alerts that people hear of: opened and not silenced, and those whose silence has ended.
     pub alerts_announced: i64,
     pub alerts_resolved: i64,
+    /// Alerts that were one too many for a scan.
+    pub alerts_suppressed: i64,
     /// Entities with rows that came late, which were judged again, and what that did to alerts.
     pub entities_replayed: i64,
     pub alerts_amended: i64,
@@ -244,7 +247,9 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
     // Until training has measured it, the rate of points is what the first window shows.
     let core = row.detection(model.points_per_day)?.with_ranges_of_anomalies_only();
     let shared = decode_shared(&core, detector, &model.payload)?;
+    let memory = ScanMemory::begin();
     let mut states = EntityStates::load(&row, model.version)?;
+    memory.check()?;
     let mut judging = Judging {
         core: &core,
         shared: &shared,
@@ -269,6 +274,7 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
                 if rows_judged.is_multiple_of(TICK_ROWS) {
                     worker::progress_report(rows_judged as i64);
                 }
+                memory.check()?;
                 let (name, state) = states.at(&row.detector, &core, position)?;
                 if let Some(late) = late {
                     judging.again = late.replays(position);
@@ -337,6 +343,7 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
     summary.alerts_opened = stored.opened.len() as i64;
     summary.alerts_announced = stored.announced;
     summary.alerts_resolved = stored.resolved;
+    summary.alerts_suppressed = stored.suppressed;
     summary.alerts_amended = stored.amended;
     summary.alerts_withdrawn = stored.withdrawn;
     if let Some(late) = late {
@@ -347,7 +354,7 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
             "UPDATE anomaly.detector_state SET watermark = $2, \
                 points_processed = points_processed + $3, \
                 anomalies_detected = anomalies_detected + $4, entities_skipped = $5, \
-                detection_times = $6 \
+                detection_times = $6, alerts_suppressed = $7 \
              WHERE detector = $1",
             &[
                 detector.into(),
@@ -356,6 +363,7 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
                 anomalies.into(),
                 summary.entities_skipped.into(),
                 durations(&row, summary.points_scored, began).into(),
+                summary.alerts_suppressed.into(),
             ],
         )
     })?;

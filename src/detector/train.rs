@@ -4,7 +4,6 @@ use std::{collections::HashMap, ops::RangeInclusive};
 
 use anomaly_core::{EntityState, gaps::Arrival, guidance::Periods};
 use pgrx::{
-    JsonB,
     pg_sys::panic::ErrorReport,
     prelude::*,
     spi::{quote_identifier, quote_literal},
@@ -23,7 +22,7 @@ use crate::{
     },
     error::{SqlResult, from_core, invalid, report, required},
     limits::TrainingLimits,
-    pg::{internal_rights, session, snapshot, stream, subxact},
+    pg::{internal_rights, json_arg::JsonArg, session, snapshot, stream, subxact},
     sql, worker,
 };
 
@@ -55,7 +54,7 @@ pub struct Trained {
 fn train(
     detector: Option<&str>,
     source: default!(Option<&str>, "NULL"),
-    rows: default!(Option<JsonB>, "NULL"),
+    rows: default!(Option<JsonArg>, "NULL"),
 ) -> Result<
     TableIterator<
         'static,

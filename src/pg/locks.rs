@@ -15,6 +15,7 @@ use pgrx::pg_sys;
 
 const RUN_LOCK: u16 = 2601;
 const ITEM_LOCK: u16 = 2602;
+const JOB_LOCK: u16 = 2603;
 
 /// What is locked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +28,11 @@ pub struct Key {
 /// The lock of a run.
 pub fn run_key(run_id: i64) -> Key {
     split(run_id as u64, RUN_LOCK)
+}
+
+/// The lock of a job.
+pub fn job_key(job_id: i64) -> Key {
+    split(job_id as u64, JOB_LOCK)
 }
 
 /// The lock of a detector or a monitor, named `d…` or `m…`. Two names that fall on the same 64 bits

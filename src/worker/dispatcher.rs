@@ -92,7 +92,13 @@ fn visit(database: u32) -> Result<Visit, Caught> {
         // Somebody reads the slot that is to be emptied; the next visit tries again.
         pgrx::log!("anomaly_detection: old runs were not removed: {}", caught.message);
     }
-    let owners = xact::run(|| run::due_by_owner(now))?;
+    let mut owners = xact::run(|| run::due_by_owner(now))?;
+    let owner_served = |owner: pg_sys::Oid| {
+        shmem::read(|shared| shared.turn_of(database, owner.to_u32())).unwrap_or(0)
+    };
+    // Whoever has waited longest for a worker, not for a scan: an owner with more detectors than can be
+    // scanned in time always has the one that has been due for longest.
+    owners.sort_by_cached_key(|owner| (owner_served(owner.owner), owner.next_due));
     let mut next_due = now.saturating_add(micros(REGULAR_VISIT));
     for owner in owners {
         if owner.next_due > now {
@@ -199,7 +205,9 @@ fn reserve(database: u32, owner: pg_sys::Oid, now: i64) -> Reservation {
             run_id: 0,
             rows: 0,
         };
-        Reservation::Slot(index, slot.generation)
+        let generation = slot.generation;
+        shared.note_served(database, owner);
+        Reservation::Slot(index, generation)
     });
     latch::set(wake);
     reservation.unwrap_or(Reservation::Full)

@@ -3,7 +3,8 @@
 //! One run is three transactions (run.rs). Between two runs the session is put back to its initial
 //! state, so that what one detector's query left behind (settings, temporary tables, prepared
 //! statements) never reaches another. When nothing is due, it waits `anomaly_detection.linger_ms` for
-//! what comes soon and then ends. After each run, handlers are told what it has committed.
+//! what comes soon and then ends. After each run, handlers are told what it has committed; between two looks
+//! for what is due, one job is done.
 
 use std::{cell::RefCell, collections::VecDeque, time::Duration};
 
@@ -12,6 +13,7 @@ use pgrx::pg_sys;
 use crate::{
     gucs,
     handler::deliver,
+    job::{self, Job},
     pg::{
         bgworker, guc_prefix, latch, locks, session, shmem, signals, subxact::Caught, timer, xact,
     },
@@ -22,6 +24,8 @@ use crate::{
 thread_local! {
     /// The run that is being executed, for the exit callback.
     static IN_FLIGHT: RefCell<Option<Claim>> = const { RefCell::new(None) };
+    /// The job that is at work, for the same.
+    static JOB_IN_FLIGHT: RefCell<Option<Job>> = const { RefCell::new(None) };
 }
 
 /// Due items taken over in one look at the tables.
@@ -64,8 +68,13 @@ fn work(owner: pg_sys::Oid) {
         }
         let Some(item) = queue.pop_front() else {
             deliver_or_exit(owner);
+            // One between two looks: jobs take long, and neither they nor scans keep the others waiting for
+            // ever.
+            let has_worked = work_on_job_or_exit(owner);
             match look(owner) {
                 Ok(Look::Due(items)) => queue.extend(items),
+                // There may be another.
+                Ok(Look::Nothing { .. }) if has_worked => {}
                 Ok(Look::Nothing { next_due }) => {
                     let wait = next_due.saturating_sub(session::now()).max(0);
                     if wait <= micros(gucs::linger()) {
@@ -117,6 +126,61 @@ fn deliver_or_exit(owner: pg_sys::Oid) {
         );
         bgworker::exit(1);
     }
+}
+
+/// Whether there was a job.
+fn work_on_job_or_exit(owner: pg_sys::Oid) -> bool {
+    match work_on_job(owner) {
+        Ok(has_worked) => has_worked,
+        Err(caught) => {
+            // The job's row still says 'running', and when this process is gone it will be found to have
+            // crashed.
+            pgrx::log!(
+                "anomaly_detection: the outcome of a job could not be recorded: {} ({})",
+                caught.message,
+                caught.sqlstate
+            );
+            bgworker::exit(1);
+        }
+    }
+}
+
+/// Claims, does and records the owner's next job.
+fn work_on_job(owner: pg_sys::Oid) -> Result<bool, Caught> {
+    let claimed = xact::run(|| {
+        let now = session::now();
+        if may_run()? { job::claim(owner, None, now) } else { Ok(None) }
+    })?;
+    let Some(job) = claimed else { return Ok(false) };
+    JOB_IN_FLIGHT.replace(Some(job.clone()));
+    // A job is shown beside the runs, as a number that no run has.
+    show_run(-job.job_id);
+    let title = format!("{} (job {})", job.kind, job.job_id);
+    guc_prefix::set_option(c"application_name", &format!("anomaly_detection: job {}", job.job_id));
+    bgworker::report_activity(Some(&title));
+
+    let timer = timer::arm(gucs::job_time_limit());
+    let outcome = xact::run(|| job::perform(&job));
+    let timed_out = timer.disarm();
+    xact::forget_cancel();
+
+    let mut recorded = Ok(());
+    if let Err(caught) = outcome {
+        pgrx::log!("anomaly_detection: {title} failed: {} ({})", caught.message, caught.sqlstate);
+        prepare_session("anomaly_detection scan worker");
+        let record = || xact::run(|| job::record_failure(&job, &caught, timed_out, session::now()));
+        recorded = record().map(drop);
+        if recorded.as_ref().is_err_and(|caught| caught.sqlstate == "57014") {
+            // Somebody has cancelled it twice.
+            xact::forget_cancel();
+            recorded = record().map(drop);
+        }
+    }
+    JOB_IN_FLIGHT.replace(None);
+    job::release(&job);
+    show_run(0);
+    reset_session();
+    recorded.map(|()| true)
 }
 
 /// Messages to handlers between two looks at what else there is to do.
@@ -362,10 +426,20 @@ fn leave_after_failure() {
 /// Exit callback: a run was under way when the process was told to end (shutdown, DROP DATABASE …
 /// FORCE, pg_terminate_backend). PostgreSQL cleans up temporary tables at this point in the same way.
 fn record_interruption() {
-    let Some(claim) = IN_FLIGHT.take() else { return };
+    let (claim, job) = (IN_FLIGHT.take(), JOB_IN_FLIGHT.take());
+    if claim.is_none() && job.is_none() {
+        return;
+    }
     xact::abandon();
     guc_prefix::set_option(c"synchronous_commit", "local");
-    if let Err(caught) = xact::run(|| run::record_shutdown(&claim, session::now())) {
+    if let Some(job) = job
+        && let Err(caught) = xact::run(|| job::put_back(&job))
+    {
+        pgrx::log!("anomaly_detection: a job was not put back: {}", caught.message);
+    }
+    if let Some(claim) = claim
+        && let Err(caught) = xact::run(|| run::record_shutdown(&claim, session::now()))
+    {
         pgrx::log!("anomaly_detection: shutdown of a run was not recorded: {}", caught.message);
     }
 }

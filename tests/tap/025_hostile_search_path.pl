@@ -245,7 +245,7 @@ SELECT * FROM anomaly.strategies ORDER BY strategy;
 SELECT * FROM anomaly.anomaly_types ORDER BY anomaly_type;
 SELECT detector, kind, started_by, status, rows_read, alerts_opened, error_message FROM anomaly.runs ORDER BY detector, started_at;
 SELECT detector, kind, rows_read FROM anomaly.progress;
-SELECT kind, name, status, reason, hint FROM anomaly.health ORDER BY kind, name;
+SELECT kind, name, status, reason, hint, problem FROM anomaly.health ORDER BY kind, name;
 SELECT anomaly.paused_reason();
 SELECT * FROM anomaly.scheduler_health();
 SELECT * FROM anomaly.running_workers();
@@ -262,7 +262,17 @@ SELECT anomaly.perform_claimed(0);
 SELECT anomaly.settle_claimed(0, 0, NULL, NULL, NULL, NULL);
 SELECT metric, unit, detector, next_step FROM anomaly.monitor_system(every => '1 hour') ORDER BY metric;
 SELECT anomaly.disable_monitor('system'), anomaly.enable_monitor('system'), anomaly.enable_monitor('no such');
+SELECT anomaly.submit('scan', '{"detector": "created"}') OPERATOR(pg_catalog.>) 0;
+SELECT anomaly.submit('preview', '{"source": "data.points", "since": "8 hours", "settings": {"value": "v", "strategy": "mad"}}') OPERATOR(pg_catalog.>) 0;
+SELECT anomaly.submit('backtest', '{"detector": "created", "since": "no time"}');
 CALL anomaly.run_due();
+SELECT kind, detector, status, args, result, truncated, error_code, error_message FROM anomaly.jobs ORDER BY job_id;
+SELECT anomaly.cancel_job(j.job_id), pg_catalog.jsonb_typeof(anomaly.job_result(j.job_id)) FROM anomaly.jobs j WHERE j.kind OPERATOR(pg_catalog.=) 'scan' AND j.status OPERATOR(pg_catalog.=) 'succeeded';
+SELECT anomaly.claim_next_job('-infinity'), anomaly.job_is_alive(0);
+SELECT anomaly.perform_job(0);
+SELECT anomaly.settle_job(0, NULL, NULL, NULL);
+SELECT detector, scans, failures, rows_read, points, anomalies, alerts FROM anomaly.stats ORDER BY detector;
+SELECT anomaly.reset_stats('created'), anomaly.reset_stats();
 SELECT anomaly.drop_handler('channel'), anomaly.drop_handler('function'), anomaly.drop_handler('no such');
 SELECT anomaly.drop_monitor('system'), anomaly.drop_monitor('system');
 SELECT anomaly.drop_detector('created'), anomaly.drop_detector('watched'), anomaly.drop_detector('created'), anomaly.drop_detector('system_cpu_statistical_mad_load'), anomaly.drop_detector('featured'), anomaly.drop_detector('voted');
@@ -294,7 +304,7 @@ for my $role (undef, 'owner_in_')
 		$err =~ s/^psql:<stdin>:\d+: //mg;
 		$out =~ s/\b\Q$role$database\E\b/$role/g if defined $role;
 		$output{$database} = "$out\n--- errors\n$err";
-		$node->safe_psql($database, q{DELETE FROM data.points WHERE i OPERATOR(pg_catalog.>) 100; DELETE FROM anomaly.alert; DELETE FROM anomaly.judgement; DELETE FROM anomaly.run; DELETE FROM anomaly.sample});
+		$node->safe_psql($database, q{DELETE FROM data.points WHERE i OPERATOR(pg_catalog.>) 100; DELETE FROM anomaly.alert; DELETE FROM anomaly.judgement; DELETE FROM anomaly.run; DELETE FROM anomaly.sample; DELETE FROM anomaly.job});
 	}
 	my $who = defined $role ? 'a role' : 'a superuser';
 	my @clean = split /\n/, $output{clean};
@@ -302,7 +312,7 @@ for my $role (undef, 'owner_in_')
 	unlike($output{trapped}, qr/trap sprung/, "fault_d12_hostile_search_path: called by $who, nothing steps on a trap");
 	is($output{trapped}, $output{clean}, '... and everything gives the same results');
 	my @errors = grep { /ERROR/ } @clean;
-	is(scalar @errors, 8, "... errors are the expected ones:\n" . join "\n", @errors);
+	is(scalar @errors, 11, "... errors are the expected ones:\n" . join "\n", @errors);
 }
 
 # The dispatcher and the scan worker, whose sessions begin with the database's search_path.

@@ -266,7 +266,7 @@ SELECT anomaly.submit('scan', '{"detector": "created"}') OPERATOR(pg_catalog.>) 
 SELECT anomaly.submit('preview', '{"source": "data.points", "since": "8 hours", "settings": {"value": "v", "strategy": "mad"}}') OPERATOR(pg_catalog.>) 0;
 SELECT anomaly.submit('backtest', '{"detector": "created", "since": "no time"}');
 CALL anomaly.run_due();
-SELECT kind, detector, status, args, result, truncated, error_code, error_message FROM anomaly.jobs ORDER BY job_id;
+SELECT kind, detector, status, args, pg_catalog.jsonb_typeof(result), truncated, error_code, error_message FROM anomaly.jobs ORDER BY job_id;
 SELECT anomaly.cancel_job(j.job_id), pg_catalog.jsonb_typeof(anomaly.job_result(j.job_id)) FROM anomaly.jobs j WHERE j.kind OPERATOR(pg_catalog.=) 'scan' AND j.status OPERATOR(pg_catalog.=) 'succeeded';
 SELECT anomaly.claim_next_job('-infinity'), anomaly.job_is_alive(0);
 SELECT anomaly.perform_job(0);

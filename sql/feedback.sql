@@ -116,7 +116,7 @@ SELECT q.detector, q.owner, q.member, q.alerts, q.true_positives, q.false_positi
                            OPERATOR(pg_catalog.-) pg_catalog.min(b.at)) OPERATOR(pg_catalog./) 86400)::double precision AS days
                   FROM anomaly.alert b
                  WHERE b.detector OPERATOR(pg_catalog.=) d.detector AND b.raised_at OPERATOR(pg_catalog.>=) d.created_at
-                   AND b.status OPERATOR(pg_catalog.<>) 'withdrawn') a
+                   AND b.status OPERATOR(pg_catalog.<>) 'withdrawn' AND b.kind OPERATOR(pg_catalog.=) 'anomaly') a
         UNION ALL
         SELECT d.detector, d.owner, p.member, NULL, p.true_positives, p.false_positives, p.false_negatives,
                p.true_positives OPERATOR(pg_catalog.+) p.false_positives, p.true_positives OPERATOR(pg_catalog.+) p.false_negatives,

@@ -96,6 +96,12 @@ CREATE TABLE anomaly.detector (
     direction       text        NOT NULL DEFAULT 'both' CHECK (direction IN ('both', 'above', 'below')),
     min_effect      double precision NOT NULL DEFAULT 0 CHECK (min_effect >= 0 AND min_effect < 'Infinity'),
     min_relative_effect double precision NOT NULL DEFAULT 0 CHECK (min_relative_effect >= 0 AND min_relative_effect < 'Infinity'),
+    -- after how long without a point that is an alert, NULL where it is none
+    no_data_after   interval    CHECK (no_data_after > interval '0'),
+    -- detectors whose open alerts keep those of this one from being told
+    depends_on      text[]      NOT NULL DEFAULT '{}' CHECK (pg_catalog.array_position(depends_on, NULL) IS NULL),
+    -- alerts of detectors that share one belong together
+    labels          text[]      NOT NULL DEFAULT '{}' CHECK (pg_catalog.array_position(labels, NULL) IS NULL),
     params          jsonb       NOT NULL DEFAULT '{}',
     enabled         boolean     NOT NULL DEFAULT true,
     created_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
@@ -116,6 +122,11 @@ CREATE TABLE anomaly.detector_state (
     watermark      timestamptz,
     next_due       timestamptz,
     consecutive_failures integer NOT NULL DEFAULT 0,
+    -- the first failure of the latest failures in a row
+    failing_since  timestamptz,
+    -- alerts that are open: of failing runs, and of no data from any entity
+    error_alert    bigint,
+    no_data_alert  bigint,
     last_scan_at   timestamptz,
     last_training_time timestamptz,
     -- what it may learn from is something else now: trained anew at its next run
@@ -177,6 +188,20 @@ CREATE TABLE anomaly.checkpoint (
     FOREIGN KEY (detector, version) REFERENCES anomaly.model ON DELETE CASCADE
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE anomaly.checkpoint IS 'earlier states of entities, from which they are judged again when rows of their late_window change';
+
+-- Only of detectors with no_data_after. What has been there of a series is no matter of a model's version.
+CREATE TABLE anomaly.last_data (
+    detector      text        NOT NULL REFERENCES anomaly.detector ON DELETE CASCADE,
+    entity        text        NOT NULL,
+    -- of the latest point
+    at            timestamptz NOT NULL,
+    -- up to when a calendar has excused that there is none
+    excused_until timestamptz,
+    -- of no data, while it is open
+    alert_id      bigint,
+    PRIMARY KEY (detector, entity)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE anomaly.last_data IS 'when each entity of a detector with no_data_after has had its latest point';
 
 CREATE TABLE anomaly.member_performance (
     detector        text    NOT NULL REFERENCES anomaly.detector ON DELETE CASCADE,

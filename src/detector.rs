@@ -6,6 +6,7 @@
 //! only in who brings the points.
 
 mod acknowledge;
+mod acknowledge_incident;
 mod alert_view;
 pub mod alerts;
 mod alter_detector;
@@ -13,18 +14,23 @@ mod backtest;
 mod batch;
 pub mod calendars;
 pub mod catalog;
+mod conditions;
 pub mod create_detector;
 mod drop_detector;
 mod enable;
 mod exclude;
 mod explain;
 mod explain_detector;
+mod explain_incident;
 mod export_model;
+pub mod failures;
 pub mod feedback;
 pub mod get_alerts;
 mod import_model;
+pub mod incidents;
 mod late;
 mod models;
+mod no_data;
 #[cfg(any(test, feature = "pg_test"))]
 mod panics;
 mod process_batch;

@@ -19,6 +19,9 @@ static KEEP_MODEL_VERSIONS: GucSetting<i32> = GucSetting::<i32>::new(5);
 static TRAIN_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(512 << 10);
 static NOTIFICATIONS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static HANDLER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+static INCIDENT_GAP: GucSetting<i32> = GucSetting::<i32>::new(15 * 60_000);
+static ERROR_ALERT_AFTER: GucSetting<i32> = GucSetting::<i32>::new(3);
+static MESSAGES_PER_SCAN: GucSetting<i32> = GucSetting::<i32>::new(20);
 static TRAIN_TIME_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(600_000);
 
 const DAY_MS: i32 = 86_400_000;
@@ -99,6 +102,24 @@ pub fn notifications() -> bool {
 /// hangs does not keep its owner's scans for long.
 pub fn handler_timeout() -> Duration {
     millis(&HANDLER_TIMEOUT)
+}
+
+/// How far apart in time alerts may lie that belong to one incident. Default 15 min: what has one cause is seen by
+/// detectors that run every minute and by those that run every ten.
+pub fn incident_gap() -> Duration {
+    millis(&INCIDENT_GAP)
+}
+
+/// After how many failures in a row there is an alert of it. Default 3: with the back-off that is some three
+/// intervals, so that a restart of what is read alerts nobody.
+pub fn error_alert_after() -> i32 {
+    ERROR_ALERT_AFTER.get()
+}
+
+/// Of how many alerts one scan tells a handler one by one. Default 20: as many as somebody reads; of the others
+/// it says how many there are.
+pub fn messages_per_scan() -> usize {
+    usize::try_from(MESSAGES_PER_SCAN.get()).unwrap_or(1)
 }
 
 fn millis(setting: &GucSetting<i32>) -> Duration {
@@ -235,6 +256,36 @@ pub fn init() {
         600_000,
         GucContext::Suset,
         GucFlags::UNIT_MS,
+    );
+    int(
+        c"anomaly_detection.incident_gap",
+        c"How far apart in time alerts may lie that belong to one incident.",
+        c"Alerts that share an entity, a source, a label or a dependency.",
+        &INCIDENT_GAP,
+        0,
+        DAY_MS,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"anomaly_detection.error_alert_after",
+        c"Failures in a row after which there is an alert of kind error.",
+        c"A detector that is broken has one at once.",
+        &ERROR_ALERT_AFTER,
+        1,
+        1_000,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    int(
+        c"anomaly_detection.messages_per_scan",
+        c"Of how many alerts one scan tells a handler one by one.",
+        c"Of those beyond, the handler gets one summary.",
+        &MESSAGES_PER_SCAN,
+        1,
+        100_000,
+        GucContext::Userset,
+        GucFlags::default(),
     );
     guc_prefix::reserve();
 }

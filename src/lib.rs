@@ -99,9 +99,14 @@ pgrx::extension_sql_file!(
     requires = ["views", detector::calendars::next_occurrence]
 );
 pgrx::extension_sql_file!(
+    "../sql/incidents.sql",
+    name = "incidents",
+    requires = ["alerts", "handlers"]
+);
+pgrx::extension_sql_file!(
     "../sql/dump.sql",
     name = "dump",
-    requires = ["views", "feedback", "calendars", "scheduling"],
+    requires = ["views", "feedback", "calendars", "incidents", "scheduling"],
     finalize
 );
 

@@ -301,6 +301,10 @@ fn watch(common: &Watch, info: &MetricInfo) -> SqlResult<(String, String)> {
         direction: "both",
         min_effect: 0.0,
         min_relative_effect: 0.0,
+        // Disks and interfaces come and go, and that a monitor does not measure is in its own health.
+        no_data_after: None,
+        depends_on: Vec::new(),
+        labels: Vec::new(),
         params: serde_json::json!({}),
         trained_by_caller: false,
     })?

@@ -22,7 +22,7 @@ use pgrx::{datum::TimestampWithTimeZone, pg_sys, prelude::*};
 
 use crate::{
     detector::{
-        alerts,
+        alerts, failures, incidents,
         scan::{self, ScanSummary},
     },
     error::{SqlResult, from_core, invalid, report, required},
@@ -310,7 +310,8 @@ pub fn break_owner(owner: pg_sys::Oid, reason: &str) -> SqlResult<()> {
             &[owner.into(), reason.into()],
         )?;
         Ok(())
-    })
+    })?;
+    failures::note_owner(owner, reason)
 }
 
 /// What an owner has due: collections first, because the scans of their detectors follow them.
@@ -518,6 +519,9 @@ pub fn perform(claim: &Claim) -> SqlResult<i64> {
             ],
         )
     })?;
+    if claim.kind == Kind::Scan {
+        failures::recovered(&claim.name)?;
+    }
     Ok(summary.alerts_announced)
 }
 
@@ -574,7 +578,14 @@ pub fn succeed(run_id: i64, summary: &ScanSummary) -> SqlResult<()> {
             &[run_id.into(), sql::timestamptz(now)?.into()],
         )
     })?;
-    Ok(())
+    let scanned = internal_rights::with(|| {
+        sql::row(
+            "SELECT detector FROM anomaly.run WHERE run_id = $1 AND kind = 'scan'",
+            &[run_id.into()],
+            |row| row.must::<String>(1),
+        )
+    })?;
+    scanned.map_or(Ok(()), |detector| failures::recovered(&detector))
 }
 
 fn succeed_in(run_id: i64, slot: Option<i16>, done: &ScanSummary, now: i64) -> SqlResult<()> {
@@ -691,11 +702,22 @@ pub fn record_failure(claim: &Claim, caught: &Caught, timed_out: bool, now: i64)
     };
     end_run(claim, status, &caught.sqlstate, &message, now)?;
     match verdict {
-        Verdict::Cancelled => Ok(()),
+        Verdict::Cancelled => return Ok(()),
         Verdict::Broken => {
-            internal_rights::with(|| break_item(&claim.item(), &message, caught.hint.as_deref()))
+            internal_rights::with(|| {
+                break_item(&claim.item(), &message, caught.hint.as_deref(), now)
+            })?;
         }
-        Verdict::Failed => back_off(claim, &message, now),
+        Verdict::Failed => back_off(claim, &message, now)?,
+    }
+    note_failure(&claim.item(), &message)
+}
+
+/// Whether that makes an alert.
+fn note_failure(item: &Item, message: &str) -> SqlResult<()> {
+    match item.kind {
+        Kind::Scan => failures::note(&item.name, message),
+        Kind::Collect => Ok(()),
     }
 }
 
@@ -730,14 +752,15 @@ fn end_run(claim: &Claim, status: &str, code: &str, message: &str, now: i64) -> 
     Ok(())
 }
 
-fn break_item(item: &Item, reason: &str, hint: Option<&str>) -> SqlResult<()> {
+fn break_item(item: &Item, reason: &str, hint: Option<&str>, now: i64) -> SqlResult<()> {
     match item.kind {
         Kind::Scan => sql::execute(
             "UPDATE anomaly.detector_state SET status = 'broken', status_reason = $2, \
                 status_hint = $3, next_due = NULL, \
+                failing_since = CASE consecutive_failures WHEN 0 THEN $4 ELSE failing_since END, \
                 consecutive_failures = consecutive_failures + 1 \
              WHERE detector = $1",
-            &[item.name.as_str().into(), reason.into(), hint.into()],
+            &[item.name.as_str().into(), reason.into(), hint.into(), sql::timestamptz(now)?.into()],
         )?,
         Kind::Collect => sql::execute(
             "UPDATE anomaly.monitor SET next_due = NULL, \
@@ -751,12 +774,13 @@ fn break_item(item: &Item, reason: &str, hint: Option<&str>) -> SqlResult<()> {
 fn back_off(claim: &Claim, message: &str, now: i64) -> SqlResult<()> {
     let item = claim.item();
     internal_rights::with(|| {
-        let failures = count_failure(&item)?;
+        let failures = count_failure(&item, now)?;
         if failures >= gucs::max_consecutive_failures() {
             return break_item(
                 &item,
                 &format!("gave up after {failures} failures in a row; the last: {message}"),
                 None,
+                now,
             );
         }
         let Some(interval) = claim.schedule.interval(now)? else { return Ok(()) };
@@ -765,19 +789,20 @@ fn back_off(claim: &Claim, message: &str, now: i64) -> SqlResult<()> {
     })
 }
 
-fn count_failure(item: &Item) -> SqlResult<i32> {
+fn count_failure(item: &Item, now: i64) -> SqlResult<i32> {
     let statement = match item.kind {
         Kind::Scan => {
-            "UPDATE anomaly.detector_state SET consecutive_failures = consecutive_failures + 1 \
+            "UPDATE anomaly.detector_state SET consecutive_failures = consecutive_failures + 1, \
+                failing_since = CASE consecutive_failures WHEN 0 THEN $2 ELSE failing_since END \
              WHERE detector = $1 RETURNING consecutive_failures"
         }
         Kind::Collect => {
             "UPDATE anomaly.monitor SET consecutive_failures = consecutive_failures + 1 \
-             WHERE monitor = $1 RETURNING consecutive_failures"
+             WHERE monitor = $1 AND $2 IS NOT NULL RETURNING consecutive_failures"
         }
     };
-    let failures =
-        sql::execute_returning(statement, &[item.name.as_str().into()], |row| row.must::<i32>(1))?;
+    let args = [item.name.as_str().into(), sql::timestamptz(now)?.into()];
+    let failures = sql::execute_returning(statement, &args, |row| row.must::<i32>(1))?;
     Ok(failures.first().copied().unwrap_or(0))
 }
 
@@ -831,15 +856,14 @@ fn mark_crashed(item: &Item, run_id: Option<i64>, now: i64) -> SqlResult<bool> {
     if marked == 0 {
         return Ok(false);
     }
-    let failures = count_failure(item)?;
+    let failures = count_failure(item, now)?;
     if failures >= gucs::max_consecutive_failures() {
-        break_item(
-            item,
-            &format!("gave up after {failures} failures in a row; the last one crashed"),
-            None,
-        )?;
+        let reason = format!("gave up after {failures} failures in a row; the last one crashed");
+        break_item(item, &reason, None, now)?;
+        note_failure(item, &reason)?;
         return Ok(true);
     }
+    note_failure(item, "the session ended without a word")?;
     let not_before = now.saturating_add(micros(gucs::crash_wait()));
     let statement = match item.kind {
         Kind::Scan => {
@@ -885,6 +909,7 @@ pub fn make_room(now: i64) -> SqlResult<()> {
     empty_slot("sample", sample_slot, "at", days_ago(i64::from(scan::SAMPLE_SLOTS) - 2))?;
     let (alert_slot, kept_from) = alerts::next_slot(now)?;
     empty_slot("alert", alert_slot, "raised_at", kept_from)?;
+    incidents::make_room(kept_from)?;
     handler::outbox::make_room(now)
 }
 

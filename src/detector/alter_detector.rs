@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     detector::{
         catalog::{DetectorRow, Feed},
+        no_data,
         create_detector::{Created, FeedSetting, Settings, check, create, differences},
         sampling::{self, Sampling},
         source::{Columns, Named, Source},
@@ -72,6 +73,9 @@ const SETTINGS: &[Setting] = &[
     setting("cool_down", &["cool_down"], Effect::Rule, r#""0""#),
     setting("max_entities", &["max_entities"], Effect::Rule, "10000"),
     setting("entity_type", &["entity_type"], Effect::Rule, "null"),
+    setting("no_data_after", &["no_data_after"], Effect::Rule, "null"),
+    setting("depends_on", &["depends_on"], Effect::Rule, "[]"),
+    setting("labels", &["labels"], Effect::Rule, "[]"),
     setting("direction", &["direction"], Effect::Rule, r#""both""#),
     setting("min_effect", &["min_effect"], Effect::Rule, "0"),
     setting("min_relative_effect", &["min_relative_effect"], Effect::Rule, "0"),
@@ -247,7 +251,9 @@ fn check_belongs(row: &DetectorRow, setting: &Setting) -> SqlResult<()> {
         Feed::Samples if setting.name == "features" || of_source.contains(&setting.name) => {
             "its monitor measures what it judges"
         }
-        Feed::Points { .. } if of_source.contains(&setting.name) => {
+        Feed::Points { .. }
+            if of_source.contains(&setting.name) || setting.name == "no_data_after" =>
+        {
             "it is fed by anomaly.process_data_point"
         }
         Feed::Samples | Feed::Points { .. } => return Ok(()),
@@ -340,6 +346,9 @@ impl Wanted {
             direction: self.must_text("direction")?,
             min_effect: self.number("min_effect")?,
             min_relative_effect: self.number("min_relative_effect")?,
+            no_data_after: self.interval("no_data_after")?,
+            depends_on: self.texts("depends_on")?,
+            labels: self.texts("labels")?,
             params: self.get("params").clone(),
             trained_by_caller: true,
         })
@@ -475,6 +484,7 @@ fn apply(
     if altered.is_empty() {
         return Ok((Vec::new(), "nothing to change".to_owned()));
     }
+    let checked_off = record.get("no_data_after").is_some_and(Value::is_null);
     store(row, &record)?;
     let names = altered.iter().map(|setting| setting.name.to_owned()).collect();
     let has = |name: &str| altered.iter().any(|setting| setting.name == name);
@@ -488,6 +498,9 @@ fn apply(
                 &[row.detector.as_str().into()],
             )
         })?;
+    }
+    if has("no_data_after") && checked_off {
+        no_data::stop(row)?;
     }
     if has("every") || has("cron") || has("time_zone") {
         set_due(&row.detector, checked.first_due)?;

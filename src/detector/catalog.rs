@@ -91,6 +91,14 @@ pub struct DetectorRow {
     pub late_window: i64,
     /// µs; for so long after its end an alert is opened again instead of a new one.
     pub cool_down: i64,
+    /// µs without a point after which that is an alert.
+    pub no_data_after: Option<i64>,
+    /// Detectors whose open alerts keep those of this one from being told.
+    pub depends_on: Vec<String>,
+    pub labels: Vec<String>,
+    /// Alerts of kind error and no_data that are open, of the detector as a whole.
+    pub error_alert: Option<i64>,
+    pub no_data_alert: Option<i64>,
     pub model: Option<ActiveModel>,
 }
 
@@ -315,7 +323,9 @@ const LOAD: &str = "\
                                          + d.retrain_every) \
                 AND (s.retry_training_at IS NULL OR $2 >= s.retry_training_at), \
             s.consecutive_failures, s.detection_times, d.category_columns, \
-            (extract(epoch FROM d.cool_down) * 1000000)::bigint \
+            (extract(epoch FROM d.cool_down) * 1000000)::bigint, \
+            (extract(epoch FROM d.no_data_after) * 1000000)::bigint, d.depends_on, d.labels, \
+            s.error_alert, s.no_data_alert \
       FROM anomaly.detector d JOIN anomaly.detector_state s USING (detector) \
       LEFT JOIN anomaly.model m ON m.detector = d.detector AND m.active \
      WHERE d.detector = $1";
@@ -386,6 +396,11 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
         training_from: row.micros(25)?.unwrap_or(i64::MIN),
         late_window: row.must(38)?,
         cool_down: row.must(46)?,
+        no_data_after: row.get(47)?,
+        depends_on: row.must(48)?,
+        labels: row.must(49)?,
+        error_alert: row.get(50)?,
+        no_data_alert: row.get(51)?,
         model,
     })
 }

@@ -22,7 +22,7 @@ fn drop_detector(detector: &str) -> SqlResult<bool> {
         sql::execute("DELETE FROM anomaly.detector WHERE detector = $1", &[detector.into()])
     })?;
     // Alerts that are open now will never be judged again: they end with their detector.
-    alerts::resolve_all_but(&row, &[])?;
+    alerts::resolve_all_but(&row, &[], true)?;
     Ok(deleted == 1)
 }
 

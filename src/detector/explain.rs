@@ -100,6 +100,7 @@ impl Stored {
         verdict.insert("at".into(), self.alert.remove("peak_at").unwrap_or_default());
         let mut explained = self.taken(&[
             "detector",
+            "kind",
             "status",
             "severity",
             "anomaly_type",
@@ -191,6 +192,9 @@ impl Stored {
         if let [most, _, ..] = reasons {
             let share = 100.0 * most.share;
             text.push_str(&format!(" {} makes up {share:.0} % of it.", most.column));
+        }
+        if self.text("kind") != "anomaly" {
+            return text;
         }
         text.push_str(&format!(" Judged by {}", self.text("detection_strategy")));
         match &self.model {

@@ -93,7 +93,13 @@ fn feedback(
             format!("scopes are {}", SCOPES.join(", ")),
         ));
     }
-    alerts::OwnedAlert::load(alert)?;
+    let kind = alerts::OwnedAlert::load(alert)?.kind;
+    if kind != "anomaly" {
+        return Err(invalid(
+            format!("alert {alert} is of kind {kind}: no model has judged, so that none can learn from it"),
+            format!("SELECT anomaly.resolve({alert})"),
+        ));
+    }
     let judged = internal_rights::with(|| {
         sql::execute_returning(JUDGED, &[alert.into()], |row| {
             Ok(Judged {

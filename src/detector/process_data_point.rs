@@ -13,6 +13,7 @@ use crate::{
     detector::{
         alerts::AlertBook,
         catalog::DetectorRow,
+        failures,
         scan::{SAMPLE_SLOTS, durations, finish, judge, lock, sample_slot},
         states::{EntityStates, decode_shared},
         train,
@@ -320,12 +321,18 @@ fn record_failure(detector: &str, caught: &Caught) -> SqlResult<()> {
     internal_rights::with(|| {
         sql::execute(
             "UPDATE anomaly.detector_state SET consecutive_failures = consecutive_failures + 1, \
+                failing_since = CASE consecutive_failures WHEN 0 THEN $4 ELSE failing_since END, \
                 status_reason = $2, status_hint = $3 \
              WHERE detector = $1",
-            &[detector.into(), caught.message.as_str().into(), caught.hint.as_deref().into()],
+            &[
+                detector.into(),
+                caught.message.as_str().into(),
+                caught.hint.as_deref().into(),
+                sql::timestamptz(session::now())?.into(),
+            ],
         )
     })?;
-    Ok(())
+    failures::note(detector, &caught.message)
 }
 
 /// Tells listeners of alerts, but for silenced ones.
@@ -336,7 +343,7 @@ pub fn announce(alerts: &[i64]) -> SqlResult<()> {
     let told = internal_rights::with(|| {
         sql::row(
             "SELECT count(*) FROM unnest($1) AS n (alert_id) JOIN anomaly.alert a USING (alert_id) \
-              WHERE a.silenced_by IS NULL",
+              WHERE a.silenced_by IS NULL AND a.inhibited_by IS NULL",
             &[alerts.to_vec().into()],
             |row| row.must::<i64>(1),
         )
@@ -451,6 +458,9 @@ fn judge_one(detector: &str, data: &DataPoint, value: f64) -> SqlResult<Vec<i64>
             ],
         )
     })?;
+    if row.error_alert.is_some() {
+        failures::recovered(detector)?;
+    }
     if row.status == "warming" {
         train::leave_warming(&row, data.at.max(row.watermark.unwrap_or(data.at)))?;
     } else if row.retraining_due {

@@ -14,6 +14,7 @@ use crate::{
         batch::Batch,
         catalog::{DetectorRow, Feed},
         late::LateWindow,
+        no_data::Presence,
         sampling::Sampling,
         source::read_query,
         states::{EntityStates, decode_shared},
@@ -255,6 +256,7 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
         points_scored: 0,
         anomalies: 0,
     };
+    let mut presence = Presence::open(&row);
     let levels = judging.book.levels.clone();
     let mut late = LateWindow::open(&row, model.version, from, &mut states)?;
     let begin = match &mut late {
@@ -302,6 +304,9 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
         let position =
             if past { states.position_if_room(&entity) } else { states.position(&entity) };
         let Some(position) = position? else { return Ok(()) };
+        if let Some(presence) = &mut presence {
+            presence.note(position, reading.at);
+        }
         features.read(read, |code, level| levels.borrow_mut().note(code, level));
         if let Some(late) = &mut late {
             if past && !late.replays(position) {
@@ -339,6 +344,12 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
     summary.alerts_resolved = stored.resolved;
     summary.alerts_amended = stored.amended;
     summary.alerts_withdrawn = stored.withdrawn;
+    if let Some(presence) = presence {
+        let missed = presence.store(&row, &states, until, run_id)?;
+        summary.alerts_opened += missed.opened;
+        summary.alerts_announced += missed.announced;
+        summary.alerts_resolved += missed.resolved;
+    }
     if let Some(late) = late {
         late.store(&row, &core, model.version, until, &states, &stored)?;
     }

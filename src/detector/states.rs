@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use anomaly_core::{Detector, EntityState, Episode, Error, detector::standing, gaps::Presence};
+use anomaly_core::{
+    Detector, EntityState, Episode, Error, detector::standing, gaps::Presence, guidance::Guidance,
+};
 use pgrx::{PgSqlErrorCode, pg_sys::panic::ErrorReport};
 
 use crate::{
@@ -221,6 +223,11 @@ impl EntityStates {
     /// The name of the entity at a position.
     pub fn name(&self, position: usize) -> &str {
         &self.items[position].entity
+    }
+
+    /// What people have said of an entity.
+    pub fn guidance(&self, entity: &str) -> Guidance {
+        self.guidances.of(entity)
     }
 
     /// Puts a stored state in the place of the one at a position; an empty one stands for none.

@@ -17,6 +17,7 @@ use crate::{
         catalog::{DetectorRow, Feed},
         exclude,
         models::{self, Standing, Version},
+        no_data,
         scan::{lock, read_points, read_source},
         source::{self, Columns, Named, Source},
         states::EntityStates,
@@ -387,6 +388,8 @@ fn learn(row: &DetectorRow, until: i64, given: Option<&str>) -> SqlResult<Traine
         Ok(())
     };
     let mut entity = Vec::new();
+    // By position, when the latest point was.
+    let mut latest: Vec<Option<i64>> = Vec::new();
     let mut features = row.new_features();
     let mut take = |read: &stream::Row| {
         rows_read += 1;
@@ -399,7 +402,12 @@ fn learn(row: &DetectorRow, until: i64, given: Option<&str>) -> SqlResult<Traine
         };
         entity.clear();
         read.with_bytes(2, |name| entity.extend_from_slice(name));
-        let Some((_, state)) = states.get(&row.detector, &core, &entity)? else { return Ok(()) };
+        let Some(position) = states.position(&entity)? else { return Ok(()) };
+        if position >= latest.len() {
+            latest.resize(position + 1, None);
+        }
+        latest[position] = latest[position].max(Some(reading.at));
+        let (_, state) = states.at(&row.detector, &core, position)?;
         features.read(read, |_, _| {});
         row.sampling.arrive(state, &reading, &features.values, &mut |state, arrival| {
             learn(&entity, state, arrival)
@@ -432,6 +440,9 @@ fn learn(row: &DetectorRow, until: i64, given: Option<&str>) -> SqlResult<Traine
         }
         // Where the rows end is no place in the detector's own series.
         states.detach();
+    }
+    if given.is_none() {
+        no_data::seed(row, &states, &latest, until)?;
     }
     states.keep_episodes(row, &core)?;
     shared.entities = states.len() as u64;
@@ -492,7 +503,7 @@ impl LeftOut {
                 "SELECT a.entity, a.at, a.last_at FROM anomaly.alert a \
                    JOIN anomaly.detector d USING (detector) \
                   WHERE detector = $1 AND a.owner = $2::oid AND a.last_at >= $3 \
-                    AND a.raised_at >= d.created_at AND a.status <> 'withdrawn' \
+                    AND a.raised_at >= d.created_at AND a.status <> 'withdrawn' AND a.kind = 'anomaly' \
                     AND NOT EXISTS (SELECT FROM anomaly.judgement j \
                          WHERE j.alert_id = a.alert_id AND j.given_at <= $4 AND j.withdrawn_at IS NULL \
                            AND j.verdict IN ('false_positive', 'expected_always')) \

@@ -12,7 +12,7 @@ use pgrx::{
 use crate::{
     detector::{
         catalog::DetectorRow,
-        create_detector::{Created, FeedSetting, Settings, create},
+        create_detector::{names, Created, FeedSetting, Settings, create},
         sampling::{Sampling, Wanted},
         scan::lock,
         source::{Columns, Named, Source, feature_names},
@@ -62,6 +62,9 @@ fn watch(
     features: default!(Option<Vec<Option<String>>>, "NULL"),
     retrain_every: default!(Option<Interval>, "NULL"),
     cool_down: default!(Option<Interval>, "'0'"),
+    no_data_after: default!(Option<Interval>, "NULL"),
+    depends_on: default!(Option<Vec<Option<String>>>, "NULL"),
+    labels: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<
     TableIterator<
         'static,
@@ -159,6 +162,9 @@ fn watch(
         on_missing,
         late_window,
         cool_down,
+        no_data_after,
+        depends_on: names("depends_on", depends_on)?,
+        labels: names("labels", labels)?,
         params: params.0,
         trained_by_caller: session::session_user() == session::current_user(),
     })?;

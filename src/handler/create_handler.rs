@@ -33,6 +33,7 @@ fn create_handler(
     matchers: default!(Option<JsonB>, "'{}'"),
     template: default!(Option<&str>, "NULL"),
     rank: default!(Option<i32>, "0"),
+    per: default!(Option<&str>, "NULL"),
 ) -> SqlResult<String> {
     not_null!(name, kind, target, matchers, rank);
     run::check_writable("create_handler")?;
@@ -55,6 +56,18 @@ fn create_handler(
         }
         Template::parse(template, &outbox::FIELDS).map_err(from_core)?;
     }
+    let per = match (per, kind) {
+        (Some(per @ ("alert" | "incident")), _) => per,
+        (Some(per), _) => {
+            return Err(invalid(
+                format!("a handler is told per alert or per incident, not per \"{per}\""),
+                "give per => 'alert' or per => 'incident', or leave it out",
+            ));
+        }
+        // People want to hear once of what is one thing, programs of everything.
+        (None, "slack" | "smtp") => "incident",
+        (None, _) => "alert",
+    };
     let owner = session::current_user();
     let target = checked_target(kind, target)?;
     if outbox::is_delivered_here(kind) {
@@ -62,8 +75,8 @@ fn create_handler(
     }
     let inserted = internal_rights::with(|| {
         sql::execute(
-            "INSERT INTO anomaly.handler (handler, owner, kind, target, matchers, template, rank) \
-             VALUES ($1, $2::oid, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+            "INSERT INTO anomaly.handler (handler, owner, kind, target, matchers, template, rank, per) \
+             VALUES ($1, $2::oid, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
             &[
                 name.into(),
                 owner.into(),
@@ -72,6 +85,7 @@ fn create_handler(
                 JsonB(parsed.to_json()).into(),
                 template.into(),
                 rank.into(),
+                per.into(),
             ],
         )
     })?;
@@ -89,7 +103,7 @@ fn create_handler(
 }
 
 extension_sql!(
-    r#"COMMENT ON FUNCTION anomaly.create_handler(text, text, text, jsonb, text, integer) IS
+    r#"COMMENT ON FUNCTION anomaly.create_handler(text, text, text, jsonb, text, integer, text) IS
 'registers who is told what happens to the alerts of the current role: a function(jsonb), a channel of NOTIFY, or an address';"#,
     name = "create_handler_comment",
     requires = [create_handler]

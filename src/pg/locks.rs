@@ -96,6 +96,16 @@ pub fn try_lock(key: Key, until: Until) -> bool {
     }
 }
 
+/// Takes the lock until the end of the transaction if no other session has it; again where this one has it.
+pub fn try_lock_in_transaction(key: Key) -> bool {
+    let tag = key.tag();
+    // SAFETY: the tag is a valid advisory lock; no waiting.
+    unsafe {
+        pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, false, true)
+            != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    }
+}
+
 /// Gives a session lock back. Harmless if it is gone (a user query may call
 /// pg_advisory_unlock_all()).
 pub fn release(key: Key) {

@@ -29,6 +29,11 @@ impl Drop for Clock {
     }
 }
 
+/// Whether the past is replayed, of which nothing will be left.
+pub fn is_replaying() -> bool {
+    REPLAYED.get().is_some()
+}
+
 /// The role whose rights apply now.
 pub fn current_user() -> pg_sys::Oid {
     // SAFETY: reads a backend-local variable.

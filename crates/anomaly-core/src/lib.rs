@@ -23,6 +23,7 @@ pub mod gaps;
 pub mod guidance;
 pub mod handler;
 pub mod host;
+pub mod incident;
 pub mod lstm;
 pub mod nearest;
 pub mod neural;

@@ -24,11 +24,7 @@ fn acknowledge(alert: Option<i64>, note: default!(Option<&str>, "NULL")) -> SqlR
 }
 
 /// Acknowledges those of an owner's alerts that are open; how many there were. The caller may.
-pub fn acknowledge_all(
-    owner: pg_sys::Oid,
-    alerts: &[i64],
-    note: Option<&str>,
-) -> SqlResult<i64> {
+pub fn acknowledge_all(owner: pg_sys::Oid, alerts: &[i64], note: Option<&str>) -> SqlResult<i64> {
     let by = session::current_user();
     let now = session::now();
     let changed = internal_rights::with(|| {

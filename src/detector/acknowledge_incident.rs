@@ -11,11 +11,8 @@ use crate::{
 
 /// 42704 for an incident that does not exist, or that the caller may not see.
 pub fn unknown(incident: i64) -> ErrorReport {
-    report(
-        PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-        format!("incident {incident} does not exist"),
-    )
-    .set_hint("SELECT id, status, detectors FROM anomaly.incidents")
+    report(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("incident {incident} does not exist"))
+        .set_hint("SELECT id, status, detectors FROM anomaly.incidents")
 }
 
 /// Acknowledges all open alerts of an incident, and answers how many there were.

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     detector::{
         catalog::{DetectorRow, Feed},
-        no_data,
         create_detector::{Created, FeedSetting, Settings, check, create, differences},
+        no_data,
         sampling::{self, Sampling},
         source::{Columns, Named, Source},
         train,

@@ -100,7 +100,6 @@ impl Stored {
         verdict.insert("at".into(), self.alert.remove("peak_at").unwrap_or_default());
         let mut explained = self.taken(&[
             "detector",
-            "kind",
             "status",
             "severity",
             "anomaly_type",
@@ -117,6 +116,12 @@ impl Stored {
             }
             None => json!({"column": reason.column, "share": reason.share}),
         });
+        match self.alert.remove("kind") {
+            Some(Value::String(kind)) if kind != "anomaly" => {
+                explained.insert("kind".into(), kind.into());
+            }
+            _ => {}
+        }
         explained.insert("alert".into(), self.alert.remove("id").unwrap_or_default());
         explained.insert("verdict".into(), Value::Object(verdict));
         explained.insert("reasons".into(), reasons.collect());

@@ -16,8 +16,7 @@ use crate::{
     run, sql,
 };
 
-const SUGGESTION: &str =
-    "SELECT reason, hint FROM anomaly.health WHERE kind = 'detector' says what is wrong and what to type.";
+const SUGGESTION: &str = "SELECT reason, hint FROM anomaly.health WHERE kind = 'detector' says what is wrong and what to type.";
 
 struct Standing {
     is_broken: bool,
@@ -34,9 +33,7 @@ pub fn note(detector: &str, message: &str) -> SqlResult<()> {
             "SELECT status = 'broken', consecutive_failures, failing_since \
                FROM anomaly.detector_state WHERE detector = $1",
             &[detector.into()],
-            |r| {
-                Ok(Standing { is_broken: r.must(1)?, failures: r.must(2)?, since: r.micros(3)? })
-            },
+            |r| Ok(Standing { is_broken: r.must(1)?, failures: r.must(2)?, since: r.micros(3)? }),
         )
     })?;
     let Some(Standing { is_broken, failures, since }) = standing.into_iter().next() else {

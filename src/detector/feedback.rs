@@ -96,7 +96,9 @@ fn feedback(
     let kind = alerts::OwnedAlert::load(alert)?.kind;
     if kind != "anomaly" {
         return Err(invalid(
-            format!("alert {alert} is of kind {kind}: no model has judged, so that none can learn from it"),
+            format!(
+                "alert {alert} is of kind {kind}: no model has judged, so that none can learn from it"
+            ),
             format!("SELECT anomaly.resolve({alert})"),
         ));
     }

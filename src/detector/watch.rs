@@ -12,7 +12,7 @@ use pgrx::{
 use crate::{
     detector::{
         catalog::DetectorRow,
-        create_detector::{names, Created, FeedSetting, Settings, create},
+        create_detector::{Created, FeedSetting, Settings, create, names},
         sampling::{Sampling, Wanted},
         scan::lock,
         source::{Columns, Named, Source, feature_names},

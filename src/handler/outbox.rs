@@ -126,7 +126,8 @@ fn handlers_of(owner: pg_sys::Oid) -> SqlResult<Vec<Handler>> {
 /// as they are now; of those that are silenced or inhibited nothing is told, and of more than
 /// `messages_per_scan` alerts each handler gets one summary.
 pub fn record(owner: pg_sys::Oid, told: &[Told]) -> SqlResult<()> {
-    if told.is_empty() || !gucs::notifications() {
+    // Of what is replayed nothing is left, and it must not wait for what is going on.
+    if told.is_empty() || !gucs::notifications() || session::is_replaying() {
         return Ok(());
     }
     let handlers = handlers_of(owner)?;
@@ -172,7 +173,8 @@ pub fn record(owner: pg_sys::Oid, told: &[Told]) -> SqlResult<()> {
         write(owner, rows, now)?;
     }
     hearings.store()?;
-    let summaries = handlers.iter().zip(storms).filter_map(|(handler, storm)| storm.summary(handler));
+    let summaries =
+        handlers.iter().zip(storms).filter_map(|(handler, storm)| storm.summary(handler));
     write(owner, summaries.collect::<SqlResult<Vec<Value>>>()?, now)?;
     // A worker that scans delivers by itself.
     if due_here && !worker::is_scan_worker() {
@@ -335,7 +337,8 @@ impl Hearings {
                   WHERE incident_id = ANY ($1)",
                 &[incidents.into()],
                 |row| {
-                    let heard = Heard { severity: by_rank(row.must::<i32>(3)?), ended: row.must(4)? };
+                    let heard =
+                        Heard { severity: by_rank(row.must::<i32>(3)?), ended: row.must(4)? };
                     Ok(((row.must::<i64>(1)?, row.must::<String>(2)?), heard))
                 },
             )?;

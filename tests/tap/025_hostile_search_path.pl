@@ -158,6 +158,7 @@ SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'data.po
 SELECT anomaly.train('created');
 SELECT anomaly.train('no such');
 SELECT detector, status, chosen, next_step FROM anomaly.watch('SELECT at, v FROM data.points', cron => '0 3 * * *', time_zone => 'Europe/Berlin', strategy => 'iqr', settle => '0 s', min_data_points => 20, name => 'watched');
+SELECT changed, effect FROM anomaly.alter_detector('watched', '{"no_data_after": "1 hour", "labels": ["x"], "depends_on": ["created"]}');
 INSERT INTO data.points VALUES (101, pg_catalog.clock_timestamp(), 'one', 300, true), (102, pg_catalog.clock_timestamp(), 'two', 82, true);
 SELECT pg_catalog.pg_sleep(0.01);
 SELECT status, rows_read, points_scored, alerts_opened, alerts_resolved FROM anomaly.scan('created');
@@ -166,6 +167,7 @@ INSERT INTO data.points SELECT 103, at, 'two', 300, true FROM data.points WHERE 
 SELECT status, rows_read, points_scored, alerts_opened, alerts_resolved FROM anomaly.scan('created');
 SELECT status, rows_read, points_scored, alerts_opened, alerts_resolved FROM anomaly.scan('watched');
 SELECT anomaly.create_handler('channel', 'notify', 'told', '{"min_severity": "info", "transitions": ["opened", "resolved", "acknowledged"]}', '{{severity}} {{entity}}', rank => 1);
+SELECT anomaly.create_handler('mail', 'smtp', 'ops@example.com');
 SELECT anomaly.create_handler('function', 'function', 'pg_catalog.jsonb_typeof(jsonb)', '{"entity": ["a"]}');
 SELECT anomaly.create_detector('system_cpu', 'mad', 'load', min_data_points => 3, threshold => 6, cool_down => '1 hour');
 SELECT detector, severity FROM anomaly.process_data_point('{"load": 1, "entity_id": "a"}');
@@ -203,6 +205,8 @@ DROP VIEW pg_temp.renamed;
 SELECT detector, strategy, is_trained, data_points_processed, anomalies_detected, avg_detection_time_ms IS NULL FROM anomaly.detector_metrics ORDER BY detector;
 SELECT detector, status, enabled, strategy, metric_name, source, threshold, params, points_processed, anomalies_detected, model_version, trained_rows, entities FROM anomaly.detectors ORDER BY detector;
 SELECT detector, status, severity, entity, points, value, expected, lower, upper, deviation, description, suggestion, is_critical FROM anomaly.alerts ORDER BY detector, entity;
+SELECT i.status, i.severity, x.place, x.detector, x.entity, x.kind, x.depends_on FROM anomaly.incidents i CROSS JOIN LATERAL anomaly.explain_incident(i.id) x WHERE x.detector IN ('system_cpu_statistical_mad_load') ORDER BY x.place;
+SELECT anomaly.acknowledge_incident(i.id, 'seen'), i.alerts FROM anomaly.incidents i WHERE i.detectors OPERATOR(pg_catalog.@>) '{created}' ORDER BY i.id;
 SELECT anomaly.acknowledge(id, 'seen'), anomaly.acknowledge(id) FROM anomaly.alerts WHERE detector OPERATOR(pg_catalog.=) 'system_cpu_statistical_mad_load';
 SELECT anomaly.resolve(id, 'over'), anomaly.resolve(id) FROM anomaly.alerts WHERE detector OPERATOR(pg_catalog.=) 'system_cpu_statistical_mad_load';
 SELECT status, note, reopened, flapping FROM anomaly.alerts ORDER BY detector, entity;

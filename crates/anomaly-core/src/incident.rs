@@ -86,7 +86,8 @@ impl Groups {
     fn add(&mut self, incident: Incident, keys: &[String], span: Span) {
         for key in keys {
             let spans = self.by_key.entry(key.clone()).or_default();
-            let same = |(of, at): &&mut (Incident, Span)| *of == incident && at.is_near(&span, self.gap);
+            let same =
+                |(of, at): &&mut (Incident, Span)| *of == incident && at.is_near(&span, self.gap);
             match spans.iter_mut().find(same) {
                 Some((_, at)) => *at = at.with(&span),
                 None => spans.push((incident, span)),
@@ -194,11 +195,15 @@ pub fn rank(suspects: &[Suspect], depends_on: &HashMap<String, Vec<String>>) -> 
         .iter()
         .map(|detector| (*detector, ancestors(detector, depends_on, &present)))
         .collect();
-    let of = |suspect: &Suspect| parents.get(suspect.detector.as_str()).map_or(&[][..], Vec::as_slice);
+    let of =
+        |suspect: &Suspect| parents.get(suspect.detector.as_str()).map_or(&[][..], Vec::as_slice);
     let mut order: Vec<&Suspect> = suspects.iter().collect();
     order.sort_by(|a, b| {
-        let deviation = |s: &Suspect| s.deviation.filter(|d| !d.is_nan()).unwrap_or(f64::NEG_INFINITY);
-        of(a).len().cmp(&of(b).len())
+        let deviation =
+            |s: &Suspect| s.deviation.filter(|d| !d.is_nan()).unwrap_or(f64::NEG_INFINITY);
+        of(a)
+            .len()
+            .cmp(&of(b).len())
             .then(a.from.cmp(&b.from))
             .then(b.severity.cmp(&a.severity))
             .then(deviation(b).total_cmp(&deviation(a)))
@@ -292,11 +297,27 @@ mod tests {
     fn what_shares_a_key_at_about_the_same_time_is_one_incident() {
         let mut groups = Groups::new(15 * MINUTE);
         let first = groups.place(&keys(&["web1", "cpu"]), span(0, 10));
-        assert_eq!(groups.place(&keys(&["web1", "memory"]), span(25, 30)), first, "just within the gap");
-        assert_ne!(groups.place(&keys(&["web2", "disk"]), span(26, 30)), first, "nothing in common");
-        assert_eq!(groups.place(&keys(&["web3", "memory"]), span(40, i64::MAX)), first, "by what came in between");
+        assert_eq!(
+            groups.place(&keys(&["web1", "memory"]), span(25, 30)),
+            first,
+            "just within the gap"
+        );
+        assert_ne!(
+            groups.place(&keys(&["web2", "disk"]), span(26, 30)),
+            first,
+            "nothing in common"
+        );
+        assert_eq!(
+            groups.place(&keys(&["web3", "memory"]), span(40, i64::MAX)),
+            first,
+            "by what came in between"
+        );
         assert_ne!(groups.place(&keys(&["web1"]), span(46, 47)), first, "too late for its entity");
-        assert_eq!(groups.place(&keys(&["memory"]), span(600, 601)), first, "one of it is still open");
+        assert_eq!(
+            groups.place(&keys(&["memory"]), span(600, 601)),
+            first,
+            "one of it is still open"
+        );
         assert_eq!(groups.new_ones(), 3);
     }
 
@@ -316,7 +337,11 @@ mod tests {
         groups.know(9, 5 * MINUTE, &keys(&["a"]), span(5, i64::MAX));
         groups.know(8, 6 * MINUTE, &keys(&["b"]), span(6, i64::MAX));
         assert_eq!(groups.place(&keys(&["b", "a"]), span(10, 12)), Incident::Stored(9));
-        assert_eq!(groups.place(&keys(&["b"]), span(12, 13)), Incident::Stored(9), "and what follows by either key");
+        assert_eq!(
+            groups.place(&keys(&["b"]), span(12, 13)),
+            Incident::Stored(9),
+            "and what follows by either key"
+        );
     }
 
     #[test]
@@ -325,7 +350,11 @@ mod tests {
         let first = groups.place(&[], Span { from: i64::MIN, until: i64::MAX });
         assert_ne!(groups.place(&[], Span { from: i64::MAX, until: i64::MAX }), first);
         let a = groups.place(&keys(&["a"]), Span { from: i64::MIN, until: i64::MIN });
-        assert_ne!(groups.place(&keys(&["a"]), Span { from: i64::MAX, until: i64::MAX }), a, "a day at most");
+        assert_ne!(
+            groups.place(&keys(&["a"]), Span { from: i64::MAX, until: i64::MAX }),
+            a,
+            "a day at most"
+        );
         assert_eq!(Groups::new(-5).gap, 0);
     }
 
@@ -340,9 +369,20 @@ mod tests {
         assert_eq!(told, Some("escalated"));
         assert_eq!(hear(heard, "escalated", Critical, None), (None, heard));
         assert_eq!(hear(heard, "acknowledged", Critical, Some(Whole::Open)), (None, heard));
-        assert_eq!(hear(heard, "acknowledged", Critical, Some(Whole::Acknowledged)).0, Some("acknowledged"));
-        assert_eq!(hear(heard, "resolved", Emergency, Some(Whole::Open)), (None, heard), "others are open");
-        assert_eq!(hear(heard, "resolved", Emergency, None), (None, heard), "more has happened since");
+        assert_eq!(
+            hear(heard, "acknowledged", Critical, Some(Whole::Acknowledged)).0,
+            Some("acknowledged")
+        );
+        assert_eq!(
+            hear(heard, "resolved", Emergency, Some(Whole::Open)),
+            (None, heard),
+            "others are open"
+        );
+        assert_eq!(
+            hear(heard, "resolved", Emergency, None),
+            (None, heard),
+            "more has happened since"
+        );
         let (told, heard) = hear(heard, "resolved", Warning, Some(Whole::Resolved));
         assert_eq!(told, Some("resolved"));
         assert_eq!(hear(heard, "withdrawn", Warning, Some(Whole::Resolved)), (None, heard), "once");
@@ -356,7 +396,13 @@ mod tests {
         assert_eq!(hear(None, "escalated", Critical, None).0, Some("opened"));
     }
 
-    fn suspect(alert: i64, detector: &str, from: i64, severity: Severity, deviation: Option<f64>) -> Suspect {
+    fn suspect(
+        alert: i64,
+        detector: &str,
+        from: i64,
+        severity: Severity,
+        deviation: Option<f64>,
+    ) -> Suspect {
         Suspect { alert, detector: detector.to_owned(), from: from * MINUTE, severity, deviation }
     }
 
@@ -388,7 +434,10 @@ mod tests {
         assert_eq!(order(&rank(&suspects, &HashMap::new())), [1, 3, 2, 5, 4]);
         assert_eq!(rank(&suspects[..1], &on)[0].reason, "the only alert");
         let two = rank(&suspects[..2], &on);
-        assert_eq!((two[0].alert, two[0].reason.as_str()), (2, "depends on nothing else that has an alert"));
+        assert_eq!(
+            (two[0].alert, two[0].reason.as_str()),
+            (2, "depends on nothing else that has an alert")
+        );
         assert!(rank(&[], &on).is_empty());
     }
 
@@ -411,7 +460,15 @@ mod tests {
 
     #[test]
     fn lengths_have_two_units_at_most() {
-        let cases = [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3_661, "1 h 1 min"), (86_400, "1 d"), (90_061, "1 d 1 h"), (86_460, "1 d")];
+        let cases = [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (3_661, "1 h 1 min"),
+            (86_400, "1 d"),
+            (90_061, "1 d 1 h"),
+            (86_460, "1 d"),
+        ];
         for (seconds, text) in cases {
             assert_eq!(length(seconds * 1_000_000), text);
         }

@@ -218,7 +218,6 @@ SELECT anomaly.drop_handler(handler) FROM anomaly.handlers WHERE handler ~ '^inc
 SELECT count(*) FROM anomaly.incident_hearing;
 DELETE FROM anomaly.alert WHERE detector ~ '^inc_';
 DELETE FROM anomaly.incident i WHERE NOT EXISTS (SELECT FROM anomaly.alert a WHERE a.incident_id = i.incident_id);
-ALTER SEQUENCE anomaly.alert_id_seq RESTART;
 DROP VIEW inc_alert, inc;
 DROP TABLE inc_web, inc_db, inc_far, inc_storm, inc_clock, inc_id, inc_message;
 DROP FUNCTION inc_write;

@@ -193,7 +193,6 @@ SELECT anomaly.drop_handler('gone');
 DELETE FROM anomaly.alert WHERE detector ~ '^gone_';
 DELETE FROM anomaly.incident i WHERE NOT EXISTS (SELECT FROM anomaly.alert a WHERE a.incident_id = i.incident_id);
 DELETE FROM anomaly.run WHERE detector ~ '^gone_';
-ALTER SEQUENCE anomaly.alert_id_seq RESTART;
 DELETE FROM anomaly.sample WHERE metric ~ '^gone_';
 DROP VIEW gone_alert, gone_view;
 DROP TABLE gone, gone_clock, gone_message;

@@ -364,10 +364,11 @@ impl Hearings {
         {
             return None;
         }
-        let whole = self.wholes.get(&incident).filter(|of| of.last == place).map(|of| of.whole);
+        let of = self.wholes.get(&incident)?;
         let key = (incident, handler.name.clone());
         let before = self.heard.get(&key).copied();
-        let (transition, now) = hear(before, told.transition, severity(alert), whole);
+        let (transition, now) =
+            hear(before, told.transition, severity(alert), of.whole, of.last == place);
         if let Some(heard) = now.filter(|_| now != before) {
             self.heard.insert(key.clone(), heard);
             self.changed.insert(key);

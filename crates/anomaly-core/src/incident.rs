@@ -135,31 +135,34 @@ pub struct Heard {
 }
 
 /// What somebody hears who is told of incidents and not of each alert, when this happens to an alert, and what
-/// they have heard by then: of the first alert, of a severity that nothing before had, and of the end. `whole`:
-/// how the incident stands when this was the last that happened to it for now, else `None`.
+/// they have heard by then: of the first alert, of a severity that nothing before had, and of the end. `whole`: how
+/// the incident stands after all that has happened together; `is_last`: whether this is the last of it. What has
+/// begun and ended again when somebody could first hear of it opens nothing that they have heard is over.
 pub fn hear(
     heard: Option<Heard>,
     transition: &str,
     severity: Severity,
-    whole: Option<Whole>,
+    whole: Whole,
+    is_last: bool,
 ) -> (Option<&'static str>, Option<Heard>) {
-    let begun = |before: Severity| Some(Heard { severity: severity.max(before), ended: false });
+    let is_over = matches!(whole, Whole::Resolved | Whole::Withdrawn);
     match (transition, heard) {
-        ("opened" | "reopened" | "escalated", None) => (Some("opened"), begun(severity)),
-        ("opened" | "reopened" | "escalated", Some(h)) if h.ended => {
-            (Some("reopened"), begun(h.severity))
+        ("opened" | "reopened" | "escalated", None) => {
+            (Some("opened"), Some(Heard { severity, ended: false }))
+        }
+        ("opened" | "reopened" | "escalated", Some(h)) if h.ended && !is_over => {
+            let severity = severity.max(h.severity);
+            (Some("reopened"), Some(Heard { severity, ended: false }))
         }
         ("opened" | "reopened" | "escalated", Some(h)) if severity > h.severity => {
-            (Some("escalated"), begun(h.severity))
+            (Some("escalated"), Some(Heard { severity, ..h }))
         }
-        ("acknowledged", Some(h)) if !h.ended && whole == Some(Whole::Acknowledged) => {
+        ("acknowledged", Some(h)) if !h.ended && is_last && whole == Whole::Acknowledged => {
             (Some("acknowledged"), heard)
         }
-        ("resolved" | "withdrawn", Some(h)) if !h.ended => match whole {
-            Some(Whole::Resolved) => (Some("resolved"), Some(Heard { ended: true, ..h })),
-            Some(Whole::Withdrawn) => (Some("withdrawn"), Some(Heard { ended: true, ..h })),
-            _ => (None, heard),
-        },
+        ("resolved" | "withdrawn", Some(h)) if !h.ended && is_last && is_over => {
+            (Some(whole.as_str()), Some(Heard { ended: true, ..h }))
+        }
         _ => (None, heard),
     }
 }
@@ -361,39 +364,38 @@ mod tests {
     #[test]
     fn who_is_told_per_incident_hears_of_the_first_of_what_is_worse_and_of_the_end() {
         use Severity::*;
-        let (told, heard) = hear(None, "opened", Warning, Some(Whole::Open));
+        let (told, heard) = hear(None, "opened", Warning, Whole::Open, true);
         assert_eq!(told, Some("opened"));
-        assert_eq!(hear(heard, "opened", Warning, None), (None, heard));
-        assert_eq!(hear(heard, "opened", Info, None), (None, heard));
-        let (told, heard) = hear(heard, "opened", Emergency, None);
+        assert_eq!(hear(heard, "opened", Warning, Whole::Open, true), (None, heard));
+        assert_eq!(hear(heard, "opened", Info, Whole::Open, true), (None, heard));
+        let (told, heard) = hear(heard, "opened", Emergency, Whole::Open, false);
         assert_eq!(told, Some("escalated"));
-        assert_eq!(hear(heard, "escalated", Critical, None), (None, heard));
-        assert_eq!(hear(heard, "acknowledged", Critical, Some(Whole::Open)), (None, heard));
-        assert_eq!(
-            hear(heard, "acknowledged", Critical, Some(Whole::Acknowledged)).0,
-            Some("acknowledged")
-        );
-        assert_eq!(
-            hear(heard, "resolved", Emergency, Some(Whole::Open)),
-            (None, heard),
-            "others are open"
-        );
-        assert_eq!(
-            hear(heard, "resolved", Emergency, None),
-            (None, heard),
-            "more has happened since"
-        );
-        let (told, heard) = hear(heard, "resolved", Warning, Some(Whole::Resolved));
+        assert_eq!(hear(heard, "escalated", Critical, Whole::Open, true), (None, heard));
+        assert_eq!(hear(heard, "acknowledged", Critical, Whole::Open, true), (None, heard));
+        let (told, _) = hear(heard, "acknowledged", Critical, Whole::Acknowledged, true);
+        assert_eq!(told, Some("acknowledged"));
+        // Others are open, or more has happened.
+        assert_eq!(hear(heard, "resolved", Emergency, Whole::Open, true), (None, heard));
+        assert_eq!(hear(heard, "resolved", Emergency, Whole::Resolved, false), (None, heard));
+        assert_eq!(hear(heard, "withdrawn", Warning, Whole::Withdrawn, true).0, Some("withdrawn"));
+        let (told, heard) = hear(heard, "resolved", Warning, Whole::Resolved, true);
         assert_eq!(told, Some("resolved"));
-        assert_eq!(hear(heard, "withdrawn", Warning, Some(Whole::Resolved)), (None, heard), "once");
-        let (told, heard) = hear(heard, "opened", Info, Some(Whole::Open));
+        assert_eq!(hear(heard, "withdrawn", Warning, Whole::Resolved, true), (None, heard));
+        // Another alert of it that is over by the time somebody looks: nothing opens again.
+        assert_eq!(hear(heard, "opened", Info, Whole::Resolved, false), (None, heard));
+        let (told, heard) = hear(heard, "opened", Info, Whole::Open, true);
         assert_eq!(told, Some("reopened"));
-        assert!(!heard.unwrap().ended && heard.unwrap().severity == Emergency);
+        assert_eq!(heard, Some(Heard { severity: Emergency, ended: false }));
+        // Worse than all before is told in any case.
+        let ended = Some(Heard { severity: Warning, ended: true });
+        let (told, heard) = hear(ended, "opened", Critical, Whole::Resolved, false);
+        assert_eq!(told, Some("escalated"));
+        assert_eq!(heard, Some(Heard { severity: Critical, ended: true }));
         // Who has heard nothing of it hears nothing of its end either.
         for transition in ["resolved", "withdrawn", "acknowledged"] {
-            assert_eq!(hear(None, transition, Warning, Some(Whole::Resolved)), (None, None));
+            assert_eq!(hear(None, transition, Warning, Whole::Resolved, true), (None, None));
         }
-        assert_eq!(hear(None, "escalated", Critical, None).0, Some("opened"));
+        assert_eq!(hear(None, "escalated", Critical, Whole::Open, true).0, Some("opened"));
     }
 
     fn suspect(

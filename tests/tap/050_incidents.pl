@@ -38,7 +38,8 @@ subtest 'fault_q12_a_session_that_waits_holds_nobody_up' => sub {
 	$node->safe_psql('postgres', 'TRUNCATE told.message', @alice);
 	my $session = $node->background_psql('postgres', @alice);
 	$session->query_safe(q{BEGIN});
-	$session->query_safe(q{SELECT alert FROM anomaly.process_data_point('{"brought": 900, "entity_id": "b"}')});
+	like($session->query_safe(q{SELECT alert FROM anomaly.process_data_point('{"brought": 900, "entity_id": "d"}')}), qr/^\d+$/, 'it has an alert');
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid IN (SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction')}), '1', 'and holds the lock on the incidents of its owner');
 	Readings::insert_incident($node, 'b', 5000, 3);
 	$node->wait_for_alert('watched', q{entity = 'b' AND status = 'resolved'});
 	$node->wait_for_alert('doubled', q{entity = 'b' AND status = 'resolved'});

@@ -391,14 +391,8 @@ impl Detector {
         point: &Point,
     ) -> Outcome {
         let warming = !self.is_warm(state);
-        let shared = shared.filter(|s| warming && s.entities >= 2 && self.is_warm(s));
-        let judge = shared.map_or(&state.model, |s| &s.model);
-        let mut verdict = self.verdict(judge.as_ref(), &state.guidance, point);
-        if warming && verdict.status == Status::Ok {
-            verdict.status =
-                Status::Warming { have: state.model.count(), need: self.config.min_data_points };
-            verdict.is_anomaly &= shared.is_some();
-        }
+        let (judge, mut verdict) =
+            self.judge_next(state.model.as_ref(), &state.guidance, shared, point);
 
         let unusual = verdict.is_anomaly;
         verdict.is_anomaly &= self.matters(&verdict);
@@ -406,13 +400,13 @@ impl Detector {
         let observed = state.episode.observe(&verdict, &self.life_cycle());
         let metadata = match observed.transition {
             Some(Transition::Opened(episode)) => {
-                Some(self.metadata(judge.as_ref(), &Verdict::from(&episode.peak), point))
+                Some(self.metadata(judge, &Verdict::from(&episode.peak), point))
             }
             Some(Transition::Updated(_) | Transition::Escalated(_)) if observed.new_peak => {
-                Some(self.metadata(judge.as_ref(), &verdict, point))
+                Some(self.metadata(judge, &verdict, point))
             }
             Some(Transition::Reopened(episode)) if observed.new_peak => {
-                Some(self.metadata(judge.as_ref(), &Verdict::from(&episode.peak), point))
+                Some(self.metadata(judge, &Verdict::from(&episode.peak), point))
             }
             _ => None,
         };
@@ -446,6 +440,40 @@ impl Detector {
             state.model.learn_clipped(&peak);
         }
         Outcome { verdict, transition: observed.transition, metadata, settled: observed.settled }
+    }
+
+    /// What [`Detector::process`] would say of a point that came next, and nothing is changed by it.
+    pub fn preview(
+        &self,
+        state: &EntityState,
+        shared: Option<&EntityState>,
+        point: &Point,
+    ) -> Verdict {
+        let (_, mut verdict) =
+            self.judge_next(state.model.as_ref(), &state.guidance, shared, point);
+        verdict.is_anomaly &= self.matters(&verdict);
+        verdict
+    }
+
+    /// The model that judges the next point of an entity, its own or the shared one, and its verdict; whether
+    /// the anomaly matters is left to the caller.
+    fn judge_next<'a>(
+        &self,
+        model: &'a dyn EntityModel,
+        guidance: &Guidance,
+        shared: Option<&'a EntityState>,
+        point: &Point,
+    ) -> (&'a dyn EntityModel, Verdict) {
+        let warming = !model.is_warm(self.config.min_data_points);
+        let shared = shared.filter(|s| warming && s.entities >= 2 && self.is_warm(s));
+        let judge = shared.map_or(model, |s| s.model.as_ref());
+        let mut verdict = self.verdict(judge, guidance, point);
+        if warming && verdict.status == Status::Ok {
+            verdict.status =
+                Status::Warming { have: model.count(), need: self.config.min_data_points };
+            verdict.is_anomaly &= shared.is_some();
+        }
+        (judge, verdict)
     }
 
     fn life_cycle(&self) -> LifeCycle {

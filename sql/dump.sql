@@ -93,3 +93,15 @@ SELECT pg_catalog.pg_extension_config_dump('anomaly.sample_31', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.run_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.alert_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.outbox_id_seq', '');
+
+SELECT pg_catalog.pg_extension_config_dump('anomaly.write_check', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.write_failure', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.row_score', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.row_score_00', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.row_score_01', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.row_score_02', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.row_score_03', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.row_score_04', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.row_score_05', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.row_score_06', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.row_score_07', '');

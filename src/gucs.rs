@@ -20,6 +20,8 @@ static TRAIN_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(512 << 10);
 static NOTIFICATIONS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static HANDLER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static TRAIN_TIME_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(600_000);
+static WRITE_CHECK: GucSetting<bool> = GucSetting::<bool>::new(true);
+static WRITE_CHECK_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(64 << 10);
 
 const DAY_MS: i32 = 86_400_000;
 
@@ -99,6 +101,18 @@ pub fn notifications() -> bool {
 /// hangs does not keep its owner's scans for long.
 pub fn handler_timeout() -> Duration {
     millis(&HANDLER_TIMEOUT)
+}
+
+/// Whether rows are judged as they are written, by detectors of `anomaly.watch_writes`. Default on. Anybody may turn it
+/// off: a row that was rejected and is right has to get in, and a check that can be wrong keeps nobody out.
+pub fn write_check() -> bool {
+    WRITE_CHECK.get()
+}
+
+/// Bytes of decoded states that a session keeps for rows that it writes. Default 64 MB: 10,000 entities of the statistical
+/// strategies, some 1,700 of `auto`; beyond, states are read again.
+pub fn write_check_memory() -> usize {
+    usize::try_from(WRITE_CHECK_MEMORY.get()).unwrap_or(0) << 10
 }
 
 fn millis(setting: &GucSetting<i32>) -> Duration {
@@ -235,6 +249,24 @@ pub fn init() {
         600_000,
         GucContext::Suset,
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_bool_guc(
+        c"anomaly_detection.write_check",
+        c"Judges rows as they are written, where anomaly.watch_writes() asked for it.",
+        c"When off, rows are written without a verdict, and those that would be rejected as well.",
+        &WRITE_CHECK,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    int(
+        c"anomaly_detection.write_check_memory",
+        c"Memory for what detectors know, in a session that writes rows they judge.",
+        c"What does not fit is read again when it is needed.",
+        &WRITE_CHECK_MEMORY,
+        64,
+        1 << 30,
+        GucContext::Userset,
+        GucFlags::UNIT_KB,
     );
     guc_prefix::reserve();
 }

@@ -94,6 +94,11 @@ pgrx::extension_sql_file!(
         ["views", detector::get_alerts::check_alert_filter, detector::get_alerts::severity_ranks]
 );
 pgrx::extension_sql_file!(
+    "../sql/writes.sql",
+    name = "writes",
+    requires = ["views", run::paused_reason]
+);
+pgrx::extension_sql_file!(
     "../sql/calendars.sql",
     name = "calendars",
     requires = ["views", detector::calendars::next_occurrence]
@@ -101,7 +106,7 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!(
     "../sql/dump.sql",
     name = "dump",
-    requires = ["views", "feedback", "calendars", "scheduling"],
+    requires = ["views", "feedback", "calendars", "scheduling", "writes"],
     finalize
 );
 

@@ -26,4 +26,5 @@ pub mod stream;
 pub mod subxact;
 pub mod timer;
 pub mod varlena;
+pub mod written_rows;
 pub mod xact;

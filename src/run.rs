@@ -24,6 +24,7 @@ use crate::{
     detector::{
         alerts,
         scan::{self, ScanSummary},
+        written_rows,
     },
     error::{SqlResult, from_core, invalid, report, required},
     gucs, handler,
@@ -885,6 +886,9 @@ pub fn make_room(now: i64) -> SqlResult<()> {
     empty_slot("sample", sample_slot, "at", days_ago(i64::from(scan::SAMPLE_SLOTS) - 2))?;
     let (alert_slot, kept_from) = alerts::next_slot(now)?;
     empty_slot("alert", alert_slot, "raised_at", kept_from)?;
+    let kept_from = days_ago(written_rows::SLOTS - 2);
+    empty_slot("row_score", written_rows::slot(tomorrow), "created_at", kept_from)?;
+    written_rows::forget_failures(kept_from)?;
     handler::outbox::make_room(now)
 }
 

@@ -1,10 +1,12 @@
 //! Fixed SQL from Rust: short forms over pgrx's SPI that keep SQLSTATEs and never unwrap.
 
+use std::{cell::Cell, mem::ManuallyDrop, thread::LocalKey};
+
 use pgrx::{
-    FromDatum, IntoDatum, PgSqlErrorCode, Spi,
+    FromDatum, IntoDatum, PgOid, PgSqlErrorCode, Spi,
     datum::{DatumWithOid, TimestampWithTimeZone},
     pg_sys,
-    spi::SpiHeapTupleData,
+    spi::{OwnedPreparedStatement, SpiHeapTupleData},
 };
 
 use crate::error::{SqlResult, report};
@@ -42,6 +44,35 @@ pub fn rows<R>(
 ) -> SqlResult<Vec<R>> {
     Spi::connect(|client| {
         client.select(query, None, args).map_err(from_spi)?.map(|row| read(&Row(row))).collect()
+    })
+}
+
+/// The place of a plan. What is in it is never dropped, because that calls the server, which may be on its
+/// way out, or about to handle an error.
+pub type KeptPlan = Cell<Option<ManuallyDrop<OwnedPreparedStatement>>>;
+
+/// As [`rows`], for a query that is asked again and again: its plan is kept in this place.
+pub fn rows_kept<R>(
+    plan: &'static LocalKey<KeptPlan>,
+    query: &str,
+    types: &[pg_sys::Oid],
+    args: &[DatumWithOid],
+    mut read: impl FnMut(&Row) -> SqlResult<R>,
+) -> SqlResult<Vec<R>> {
+    Spi::connect(|client| {
+        let types: Vec<PgOid> = types.iter().map(|oid| PgOid::from(*oid)).collect();
+        // Not there while it is in use: a query within it makes a plan of its own.
+        let kept = match plan.take() {
+            Some(kept) => kept,
+            None => ManuallyDrop::new(client.prepare(query, &types).map_err(from_spi)?.keep()),
+        };
+        let found = client
+            .select(&*kept, None, args)
+            .map_err(from_spi)?
+            .map(|row| read(&Row(row)))
+            .collect();
+        plan.set(Some(kept));
+        found
     })
 }
 

@@ -388,6 +388,42 @@ fn select_rows(
     sampling: &Sampling,
     time_zone: &str,
 ) -> SqlResult<String> {
+    select_rows_and(source, columns, sampling, time_zone, "", &source.table_expression())
+}
+
+/// The query that reads the rows of a statement as [`read_query`] reads those of the table, in the order they
+/// were written in; `written` is what they are called. One more column is the row's key as JSON text, NULL
+/// without columns of a key.
+pub fn written_query(
+    source: &Source,
+    columns: &Columns,
+    sampling: &Sampling,
+    time_zone: &str,
+    key: &[String],
+    written: &str,
+) -> SqlResult<String> {
+    let pairs: Vec<String> = key
+        .iter()
+        .map(|column| format!("{}, {}", spi::quote_literal(column), quoted(column)))
+        .collect();
+    let key = match pairs.as_slice() {
+        [] => ", NULL::pg_catalog.text".to_owned(),
+        pairs => {
+            format!(", pg_catalog.jsonb_build_object({})::pg_catalog.text", pairs.join(", "))
+        }
+    };
+    select_rows_and(source, columns, sampling, time_zone, &key, written)
+}
+
+/// As [`select_rows`], with more columns, and from something with the columns of the source.
+fn select_rows_and(
+    source: &Source,
+    columns: &Columns,
+    sampling: &Sampling,
+    time_zone: &str,
+    more: &str,
+    from: &str,
+) -> SqlResult<String> {
     let at = at_expression(source, columns, time_zone)?;
     let value = match &columns.value {
         Some(name) => {
@@ -412,8 +448,7 @@ fn select_rows(
     }
     Ok(format!(
         "SELECT ({at})::pg_catalog.timestamptz, {value}, {entity}, \
-            ({trials})::pg_catalog.float8{features} FROM {} AS q",
-        source.table_expression()
+            ({trials})::pg_catalog.float8{features}{more} FROM {from} AS q"
     ))
 }
 

@@ -43,6 +43,20 @@ pub fn decode_shared(core: &Detector, detector: &str, payload: &[u8]) -> SqlResu
     core.decode_state(payload).map_err(|error| unreadable(error, "shared model", detector))
 }
 
+/// The state of one entity.
+///
+/// # Errors
+/// As [`decode_shared`], naming the entity.
+pub fn decode_entity(
+    core: &Detector,
+    detector: &str,
+    entity: &str,
+    payload: &[u8],
+) -> SqlResult<EntityState> {
+    core.decode_state(payload)
+        .map_err(|error| unreadable(error, &format!("state of entity \"{entity}\""), detector))
+}
+
 impl Item {
     /// The name and the state: the stored one, or a new one where nothing is stored.
     fn decoded(
@@ -52,9 +66,7 @@ impl Item {
         guidances: &Guidances,
     ) -> SqlResult<(&str, &mut EntityState)> {
         if self.state.is_none() && !self.stored.is_empty() {
-            let mut state = core.decode_state(&self.stored).map_err(|error| {
-                unreadable(error, &format!("state of entity \"{}\"", self.entity), detector)
-            })?;
+            let mut state = decode_entity(core, detector, &self.entity, &self.stored)?;
             state.guidance = guidances.of(&self.entity);
             self.state = Some(state);
             // No need to have it twice.

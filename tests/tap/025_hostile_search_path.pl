@@ -240,6 +240,17 @@ SELECT anomaly.import_model('created', anomaly.export_model('created'));
 SELECT detector, status FROM anomaly.watch('data.points', entity => 'e', bucket => '1 hour', aggregate => 'count', on_missing => 'anomaly', direction => 'above', min_effect => 1, settle => '0 s', min_data_points => 20, name => 'counted', strategy => 'mad');
 SELECT status, alerts_opened FROM anomaly.scan('counted');
 SELECT anomaly.drop_detector('counted');
+SELECT detector, mode, chosen, next_step FROM anomaly.watch_writes('created', updates => true);
+INSERT INTO data.points VALUES (104, '2026-01-01 00:00+00', 'one', 300, true), (105, '2026-01-01 00:05+00', 'two', 82, true), (106, '2026-01-01 00:05+00', 'three', 82, true);
+UPDATE data.points SET v = 83 WHERE i OPERATOR(pg_catalog.=) 104;
+SELECT mode, next_step FROM anomaly.watch_writes('data.points', 'reject', detector => 'created');
+INSERT INTO data.points VALUES (107, '2026-01-01 00:10+00', 'one', 300, true);
+SELECT mode, next_step FROM anomaly.watch_writes('data.points', 'notify', detector => 'created');
+INSERT INTO data.points VALUES (107, '2026-01-01 00:10+00', 'one', 300, true);
+SELECT row_key, entity, value, expected, lower, upper, deviation, is_anomaly, status FROM anomaly.row_scores ORDER BY created_at, entity, value;
+SELECT detector, source, mode, updates, status, reason, hint, failures FROM anomaly.write_checks;
+SELECT anomaly.check_written_rows();
+SELECT anomaly.unwatch_writes('created'), anomaly.unwatch_writes('data.points', 'created');
 SELECT metric, entity, value FROM anomaly.samples ORDER BY metric, value;
 SELECT * FROM anomaly.strategies ORDER BY strategy;
 SELECT * FROM anomaly.anomaly_types ORDER BY anomaly_type;
@@ -289,6 +300,8 @@ for my $role (undef, 'owner_in_')
 	for my $database ('clean', 'trapped')
 	{
 		my @options = defined $role ? (extra_params => [ '-U', "$role$database" ]) : ();
+		# The table that is watched as it is written to has to be the caller's.
+		$node->safe_psql($database, "ALTER TABLE data.points OWNER TO $role$database") if defined $role;
 		my $preamble = "SET TimeZone = 'UTC';\n" . ($database eq 'trapped' ? $TEMPORARY : '');
 		$node->psql($database, "$preamble\n$CALLS", stdout => \my $out, stderr => \my $err, on_error_stop => 0, @options);
 		$err =~ s/^psql:<stdin>:\d+: //mg;
@@ -302,7 +315,7 @@ for my $role (undef, 'owner_in_')
 	unlike($output{trapped}, qr/trap sprung/, "fault_d12_hostile_search_path: called by $who, nothing steps on a trap");
 	is($output{trapped}, $output{clean}, '... and everything gives the same results');
 	my @errors = grep { /ERROR/ } @clean;
-	is(scalar @errors, 8, "... errors are the expected ones:\n" . join "\n", @errors);
+	is(scalar @errors, 10, "... errors are the expected ones:\n" . join "\n", @errors);
 }
 
 # The dispatcher and the scan worker, whose sessions begin with the database's search_path.

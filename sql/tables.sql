@@ -19,17 +19,26 @@ CREATE TABLE anomaly.anomaly_type (
     anomaly_type text    NOT NULL PRIMARY KEY,
     family       text    NOT NULL CHECK (family IN ('system', 'user', 'data', 'other')),
     description  text    NOT NULL,
-    builtin      boolean NOT NULL DEFAULT false
+    builtin      boolean NOT NULL DEFAULT false,
+    -- of those that users have added
+    owner        regrole CHECK (builtin OR owner IS NOT NULL)
 );
 COMMENT ON TABLE anomaly.anomaly_type IS 'registry of anomaly types';
 
 CREATE TABLE anomaly.strategy (
     strategy    text    NOT NULL PRIMARY KEY,
     short_name  text    NOT NULL UNIQUE,
-    family      text    NOT NULL CHECK (family IN ('statistical', 'learning', 'hybrid')),
+    family      text    NOT NULL CHECK (family IN ('statistical', 'learning', 'hybrid', 'own')),
     description text    NOT NULL,
     available   boolean NOT NULL,
-    builtin     boolean NOT NULL DEFAULT false
+    builtin     boolean NOT NULL DEFAULT false,
+    -- of those that users have made: qualified names of functions, as text, because a regprocedure stands in the way of pg_upgrade
+    owner       regrole,
+    score_function    text,
+    train_function    text,
+    expected_function text,
+    created_at  timestamptz,
+    CHECK (builtin OR owner IS NOT NULL AND score_function IS NOT NULL)
 );
 COMMENT ON TABLE anomaly.strategy IS 'registry of detection strategies; available says whether this version implements it';
 

@@ -95,6 +95,12 @@ fn detect_anomalies(
     let columns = Columns::choose(&source, &named, &sampling)?;
     let detector = Detector::new(DetectorConfig {
         strategy: strategy.unwrap_or("auto").to_owned(),
+        own: crate::strategy::functions(
+            strategy.unwrap_or("auto"),
+            session::current_user(),
+            params.as_ref().map_or(&serde_json::Value::Null, |p| &p.0),
+            "detect_anomalies",
+        )?,
         params: params.map_or(serde_json::Value::Null, |p| p.0),
         threshold,
         alerts_per_day: alerts_per_day.unwrap_or(1.0),
@@ -105,6 +111,7 @@ fn detect_anomalies(
         cool_down: 0,
         metric_name: sampling.label(columns.value.as_deref(), aggregate),
         anomaly_type: "data_outlier".to_owned(),
+        family: None,
         time_zone: time_zone.to_owned(),
         kind: sampling.kind,
         performance: Vec::new(),

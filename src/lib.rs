@@ -5,6 +5,7 @@
 
 mod anomaly_score;
 mod anomaly_summary;
+mod anomaly_type;
 mod completeness;
 mod decompose;
 mod detect_anomalies;
@@ -25,6 +26,7 @@ mod monitor_system;
 mod pg;
 mod run;
 mod sql;
+mod strategy;
 mod uniqueness;
 mod validity;
 mod volume_check;
@@ -98,10 +100,11 @@ pgrx::extension_sql_file!(
     name = "calendars",
     requires = ["views", detector::calendars::next_occurrence]
 );
+pgrx::extension_sql_file!("../sql/extending.sql", name = "extending", requires = ["views"]);
 pgrx::extension_sql_file!(
     "../sql/dump.sql",
     name = "dump",
-    requires = ["views", "feedback", "calendars", "scheduling"],
+    requires = ["views", "feedback", "calendars", "scheduling", "extending"],
     finalize
 );
 

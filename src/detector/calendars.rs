@@ -121,7 +121,7 @@ pub fn owner_of(detector: Option<&str>) -> SqlResult<pg_sys::Oid> {
 
 pub fn check_type(anomaly_type: Option<&str>) -> SqlResult<()> {
     if let Some(anomaly_type) = anomaly_type {
-        anomaly_core::strategy::anomaly_type_info(anomaly_type).map_err(from_core)?;
+        crate::anomaly_type::check(anomaly_type)?;
     }
     Ok(())
 }

@@ -5,19 +5,20 @@ use anomaly_core::{
     Detector, DetectorConfig,
     durations::Durations,
     nearest::nearest,
-    strategy::{Performance, full_ids},
+    strategy::{OwnFunctions, Performance, full_ids},
     verdict::Direction,
 };
 use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, pg_sys};
 
 use crate::{
+    anomaly_type,
     detector::{
         sampling::{Features, Sampling, Wanted},
         source::{Columns, Source},
     },
     error::{SqlResult, from_core, report},
     pg::{internal_rights, session},
-    sql,
+    sql, strategy,
 };
 
 /// Where points come from.
@@ -56,6 +57,10 @@ pub struct DetectorRow {
     pub owner: pg_sys::Oid,
     pub anomaly_type: String,
     pub strategy: String,
+    /// Functions of a strategy of the user's own.
+    pub own: Option<OwnFunctions>,
+    /// Of an anomaly type of the user's own.
+    pub family: Option<String>,
     pub metric_name: String,
     pub entity_type: Option<String>,
     pub feed: Feed,
@@ -104,6 +109,15 @@ impl DetectorRow {
     }
 
     fn find(detector: &str) -> SqlResult<Option<DetectorRow>> {
+        let mut found = Self::stored(detector)?;
+        if let Some(row) = &mut found {
+            row.own = strategy::functions(&row.strategy, row.owner, &row.params, &row.detector)?;
+            row.family = anomaly_type::own_family(&row.anomaly_type)?;
+        }
+        Ok(found)
+    }
+
+    fn stored(detector: &str) -> SqlResult<Option<DetectorRow>> {
         internal_rights::with(|| {
             let now = sql::timestamptz(session::now())?;
             let exact = sql::row(LOAD, &[detector.into(), now.into()], from_row)?;
@@ -179,6 +193,12 @@ impl DetectorRow {
         session::session_user() == self.owner && session::current_user() == self.owner
     }
 
+    /// Whether points may be judged and learned while rows are read: a user's functions must not be called
+    /// where rows are read with the rights of the extension.
+    pub fn runs_between_rows(&self) -> bool {
+        self.own.is_none() || self.columns().is_some()
+    }
+
     /// Names of the further columns that are judged together with the value.
     pub fn features(&self) -> &[String] {
         match &self.feed {
@@ -208,6 +228,7 @@ impl DetectorRow {
     pub fn detection(&self, points_per_day: Option<f64>) -> SqlResult<Detector> {
         Detector::new(DetectorConfig {
             strategy: self.strategy.clone(),
+            own: self.own.clone(),
             params: self.params.clone(),
             threshold: self.threshold,
             alerts_per_day: self.alerts_per_day,
@@ -218,6 +239,7 @@ impl DetectorRow {
             cool_down: self.cool_down,
             metric_name: self.metric_name.clone(),
             anomaly_type: self.anomaly_type.clone(),
+            family: self.family.clone(),
             time_zone: self.time_zone.clone(),
             kind: self.sampling.kind,
             performance: self.performance.clone(),
@@ -360,6 +382,8 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
         owner: row.must(2)?,
         anomaly_type: row.must(3)?,
         strategy: row.must(4)?,
+        own: None,
+        family: None,
         metric_name: row.must(5)?,
         entity_type: row.get(6)?,
         feed,

@@ -8,6 +8,7 @@ use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, prelude::*};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    anomaly_type,
     detector::{
         alter_detector,
         catalog::DetectorRow,
@@ -17,7 +18,7 @@ use crate::{
     },
     error::{SqlResult, from_core, invalid, not_null, report},
     pg::{internal_rights, session},
-    sql, worker,
+    sql, strategy, worker,
 };
 
 /// Where a new detector's points come from.
@@ -324,11 +325,12 @@ pub struct Checked {
 /// # Errors
 /// As [`create`], but for the id.
 pub fn check(settings: Settings, owner: pg_sys::Oid) -> SqlResult<Checked> {
-    let strategy = anomaly_core::strategy::resolve_name(settings.strategy).map_err(from_core)?;
+    let strategy = strategy::resolve(settings.strategy)?;
+    strategy::check(&strategy, owner)?;
     let sampling = settings.sampling()?;
     check_ranges(&settings)?;
-    settings.check_detection(&sampling, &[])?;
-    anomaly_core::strategy::anomaly_type_info(settings.anomaly_type).map_err(from_core)?;
+    settings.check_detection(&sampling, &[], owner)?;
+    anomaly_type::check(settings.anomaly_type)?;
     let first_due = first_due(&settings)?;
     // PostgreSQL's own error (22023) names an unknown zone.
     sql::row("SELECT pg_catalog.now() AT TIME ZONE $1", &[settings.time_zone.into()], |_| Ok(()))?;
@@ -353,7 +355,7 @@ pub fn check(settings: Settings, owner: pg_sys::Oid) -> SqlResult<Checked> {
         FeedSetting::Source { text, columns } => {
             let source = Source::resolve(text)?;
             let columns = Columns::choose(&source, columns, &sampling)?;
-            settings.check_detection(&sampling, &columns.categories)?;
+            settings.check_detection(&sampling, &columns.categories, owner)?;
             let read = source::read_query(&source, &columns, &sampling, settings.time_zone)?;
             // Runs as the caller and returns nothing: PostgreSQL checks the rights on every
             // relation behind it and that the casts exist.
@@ -481,9 +483,16 @@ impl Settings<'_> {
     }
 
     /// Refuses what the detection would refuse later, when somebody waits for its alerts.
-    fn check_detection(&self, sampling: &Sampling, categories: &[String]) -> SqlResult<()> {
+    fn check_detection(
+        &self,
+        sampling: &Sampling,
+        categories: &[String],
+        owner: pg_sys::Oid,
+    ) -> SqlResult<()> {
+        let detector = self.name.unwrap_or("new");
         Detector::new(DetectorConfig {
             strategy: self.strategy.to_owned(),
+            own: strategy::functions(self.strategy, owner, &self.params, detector)?,
             params: self.params.clone(),
             threshold: self.threshold,
             alerts_per_day: self.alerts_per_day,
@@ -494,6 +503,7 @@ impl Settings<'_> {
             cool_down: i64::try_from(interval_micros(&self.cool_down)).unwrap_or(i64::MAX),
             metric_name: self.metric_name.to_owned(),
             anomaly_type: self.anomaly_type.to_owned(),
+            family: anomaly_type::own_family(self.anomaly_type)?,
             time_zone: self.time_zone.to_owned(),
             kind: sampling.kind,
             performance: Vec::new(),

@@ -19,7 +19,7 @@ pub fn check_alert_filter(
     skip_rows: Option<i32>,
 ) -> SqlResult<bool> {
     for name in anomaly_types.into_iter().flatten().flatten() {
-        anomaly_core::strategy::anomaly_type_info(&name).map_err(from_core)?;
+        crate::anomaly_type::check(&name)?;
     }
     if let Some(status) = status.filter(|status| !STATUSES.contains(status)) {
         return Err(invalid(

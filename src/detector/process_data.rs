@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     detector::process_data_point::{alerts, announce, check_may_judge, judge_point},
-    error::{SqlResult, from_core, invalid, not_null},
+    error::{SqlResult, invalid, not_null},
     pg::session,
     sql,
 };
@@ -25,7 +25,7 @@ fn process_data(
     entity: default!(Option<&str>, "NULL"),
 ) -> SqlResult<JsonB> {
     not_null!(anomaly_type, metrics);
-    anomaly_core::strategy::anomaly_type_info(anomaly_type).map_err(from_core)?;
+    crate::anomaly_type::check(anomaly_type)?;
     let types = [anomaly_type.to_owned()];
     check_may_judge(Some(&types))?;
     let Value::Object(metrics) = metrics.0 else {

@@ -17,7 +17,7 @@ use crate::{
         states::{EntityStates, decode_shared},
         train,
     },
-    error::{SqlResult, from_core, invalid, report, required},
+    error::{SqlResult, invalid, report, required},
     json,
     pg::{
         internal_rights, session,
@@ -235,7 +235,7 @@ pub fn check_may_judge(anomaly_types: Option<&[String]>) -> SqlResult<()> {
             .set_hint("SELECT anomaly.resume()"));
     }
     for anomaly_type in anomaly_types.unwrap_or_default() {
-        anomaly_core::strategy::anomaly_type_info(anomaly_type).map_err(from_core)?;
+        crate::anomaly_type::check(anomaly_type)?;
     }
     Ok(())
 }

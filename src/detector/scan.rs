@@ -264,6 +264,13 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
     let mut rows_judged = 0u64;
     let mut judge_all =
         |states: &mut EntityStates, batch: &mut Batch, late: &mut Option<LateWindow>| {
+            if row.own.is_some() {
+                batch.look(&mut |position, points| {
+                    let state = states.at(&row.detector, &core, position)?.1;
+                    state.model.announce(&mut points.into_iter());
+                    Ok(())
+                })?;
+            }
             batch.drain(states.len(), &mut |position, reading, features| {
                 rows_judged += 1;
                 if rows_judged.is_multiple_of(TICK_ROWS) {
@@ -309,7 +316,7 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
             }
             late.take(position, &reading, &features.values);
         }
-        if batch.push(position, reading, &features.values) {
+        if batch.push(position, reading, &features.values) && row.runs_between_rows() {
             judge_all(&mut states, &mut batch, &mut late)?;
         }
         Ok(())

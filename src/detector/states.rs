@@ -305,6 +305,11 @@ impl EntityStates {
         self.touched().for_each(EntityState::detach);
     }
 
+    /// [`Detector::settle`] for all that were touched.
+    pub fn settle(&mut self, core: &Detector) {
+        self.touched().for_each(|state| core.settle(state, 0));
+    }
+
     /// How many entities have a state.
     pub fn len(&self) -> usize {
         self.items.len()

@@ -29,6 +29,8 @@ use crate::{
 
 const DAY: f64 = 86_400e6;
 const TICK_ROWS: u64 = 4096;
+/// Points of an entity whose learning may be put off.
+const PUT_OFF: usize = 512;
 
 /// What training did.
 #[derive(Debug, Clone)]
@@ -108,7 +110,7 @@ fn train_all(
     ErrorReport,
 > {
     if let Some(anomaly_type) = anomaly_type {
-        anomaly_core::strategy::anomaly_type_info(anomaly_type).map_err(from_core)?;
+        crate::anomaly_type::check(anomaly_type)?;
     }
     let detectors = sql::rows(
         "SELECT detector FROM anomaly.detectors \
@@ -372,6 +374,7 @@ fn learn(row: &DetectorRow, until: i64, given: Option<&str>) -> SqlResult<Traine
     let mut span: Option<(i64, i64)> = None;
     let from = until.saturating_sub(row.settled_until.saturating_sub(row.training_from));
     let left_out = LeftOut::within(row, from, until)?;
+    let settles = given.is_some() || row.runs_between_rows();
     let mut learn = |entity: &[u8], state: &mut EntityState, arrival: Arrival| {
         let at = arrival.at();
         if left_out.covers(entity, at) {
@@ -380,6 +383,10 @@ fn learn(row: &DetectorRow, until: i64, given: Option<&str>) -> SqlResult<Traine
         let (Arrival::Point(point) | Arrival::Filled(point)) = arrival else { return Ok(()) };
         core.train(state, &point);
         core.train(&mut shared, &point);
+        if settles {
+            core.settle(state, PUT_OFF);
+            core.settle(&mut shared, PUT_OFF);
+        }
         learned += 1;
         // Each point: one may make a model fit itself anew, which takes a good part of a second.
         limits.at_row().map_err(from_core)?;
@@ -415,6 +422,8 @@ fn learn(row: &DetectorRow, until: i64, given: Option<&str>) -> SqlResult<Traine
             row.sampling.pass(state, until, &mut |state, arrival| learn(entity, state, arrival))
         })?;
     }
+    states.settle(&core);
+    core.settle(&mut shared, 0);
 
     if given.is_some() {
         if learned < i64::from(row.min_data_points) {

@@ -1,9 +1,6 @@
 //! `anomaly.create_handler`: registers who is told what happens to the alerts of the current role.
 
-use anomaly_core::{
-    handler::{KINDS, Matchers, Template},
-    strategy,
-};
+use anomaly_core::handler::{KINDS, Matchers, Template};
 use pgrx::{JsonB, PgSqlErrorCode, prelude::*, spi::quote_qualified_identifier};
 
 use crate::{
@@ -44,7 +41,7 @@ fn create_handler(
     }
     let parsed = Matchers::parse(&matchers.0).map_err(from_core)?;
     for anomaly_type in parsed.anomaly_types() {
-        strategy::anomaly_type_info(anomaly_type).map_err(from_core)?;
+        crate::anomaly_type::check(anomaly_type)?;
     }
     if let Some(template) = template {
         if template.len() > MAX_TEMPLATE {

@@ -79,7 +79,8 @@ struct Receiver<'a> {
 }
 
 /// Runs one query as the current user and calls `each` for every row. An error from `each` ends the
-/// query and is returned. `each` must not run SQL.
+/// query and is returned. `each` may run SQL as a function of the query might, with the rights that the query
+/// has.
 pub fn for_each_row<'a>(
     query: &str,
     params: &[Param],

@@ -115,6 +115,9 @@ for my $database ('clean', 'trapped')
 		CREATE TABLE data.points AS SELECT i, pg_catalog.to_timestamp($base + i * 300 - 400) AS at, e, (i * 7919 + h * 104729) % 100 / 25.0 + 40 * h + CASE WHEN i = 95 THEN 60 ELSE 0 END AS v,
 			i % 3 <> 0 AS ok FROM pg_catalog.generate_series(1, 100) i, (VALUES ('one', 1), ('two', 2)) s (e, h);
 		ALTER TABLE data.points ALTER v TYPE pg_catalog.float8; GRANT SELECT, INSERT, UPDATE ON data.points TO PUBLIC;
+		CREATE FUNCTION data.score(state jsonb, at timestamptz, value float8, params jsonb) RETURNS float8 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog AS 'SELECT abs(value - (state ->> ''mean'')::float8)';
+		CREATE FUNCTION data.train(at timestamptz[], value float8[], params jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE SET search_path = pg_catalog AS 'SELECT jsonb_build_object(''mean'', avg(v)) FROM unnest(value) v';
+		CREATE FUNCTION data.expected(state jsonb, at timestamptz, params jsonb) RETURNS float8 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog AS 'SELECT (state ->> ''mean'')::float8';
 		ALTER DATABASE $database SET search_path = public, pg_catalog;
 		ALTER DATABASE $database SET anomaly_detection.enabled = off;    -- no worker comes between the calls
 	});
@@ -177,6 +180,11 @@ SELECT anomaly.create_detector('system_cpu', 'random_cut_forest', 'busy', featur
 SELECT detector, severity FROM anomaly.process_data_point('{"busy": 1, "users": 10}');
 SELECT detector, severity FROM anomaly.process_data_point('{"busy": 2, "features": {"users": "11"}}');
 SELECT metric, value, features FROM anomaly.samples WHERE metric OPERATOR(pg_catalog.=) 'busy' ORDER BY at;
+SELECT anomaly.create_strategy('own_strategy', 'data.score(jsonb, timestamptz, float8, jsonb)', 'data.train', 'data.expected', 'theirs'), anomaly.create_anomaly_type('own_type', 'data', 'theirs');
+SELECT anomaly.create_detector('own_type', 'own_strategy', 'v', source => 'data.points', value => 'v', at => 'at', entity => 'e', settle => '0 s', min_data_points => 20, training_window => '1 year', threshold => 100, name => 'owned');
+SELECT status, entities FROM anomaly.train('owned');
+SELECT entity, points, status FROM anomaly.explain_detector('owned');
+SELECT alerts_opened FROM anomaly.scan('owned');
 SELECT anomaly.create_detector('system_cpu', 'adaptive', 'shared', name => 'voted');
 SELECT anomaly.update_detector_performance('voted', 'zscore', 3, 1, 0, 2);
 SELECT member, true_positives, false_positives, false_negatives, f1_score FROM anomaly.member_performances ORDER BY member;
@@ -265,7 +273,8 @@ SELECT anomaly.disable_monitor('system'), anomaly.enable_monitor('system'), anom
 CALL anomaly.run_due();
 SELECT anomaly.drop_handler('channel'), anomaly.drop_handler('function'), anomaly.drop_handler('no such');
 SELECT anomaly.drop_monitor('system'), anomaly.drop_monitor('system');
-SELECT anomaly.drop_detector('created'), anomaly.drop_detector('watched'), anomaly.drop_detector('created'), anomaly.drop_detector('system_cpu_statistical_mad_load'), anomaly.drop_detector('featured'), anomaly.drop_detector('voted');
+SELECT anomaly.drop_detector('created'), anomaly.drop_detector('watched'), anomaly.drop_detector('created'), anomaly.drop_detector('system_cpu_statistical_mad_load'), anomaly.drop_detector('featured'), anomaly.drop_detector('voted'), anomaly.drop_detector('owned');
+SELECT anomaly.drop_strategy('own_strategy'), anomaly.drop_anomaly_type('own_type'), anomaly.drop_strategy('own_strategy');
 };
 my $aggregates = join "\n", map { "SELECT entity, value, status FROM public.detect_anomalies('data.points', value => 'v', bucket => '30 minutes', aggregate => '$_', on_missing => 'zero') OFFSET 2 LIMIT 6;" }
   qw(avg sum count count_distinct min max median p95 stddev first last);

@@ -92,10 +92,10 @@ pub(crate) fn probability(ln_p: f64) -> String {
     }
 }
 
-/// What to do about an anomaly, by its type and direction.
-pub fn suggestion(anomaly_type: &str, direction: Direction) -> &'static str {
-    let family =
-        ANOMALY_TYPES.iter().find(|t| t.name == anomaly_type).map_or("other", |t| t.family);
+/// What to do about an anomaly, by its type and direction. `family` is that of a type which is not built in.
+pub fn suggestion(anomaly_type: &str, family: Option<&str>, direction: Direction) -> &'static str {
+    let built_in = ANOMALY_TYPES.iter().find(|t| t.name == anomaly_type).map(|t| t.family);
+    let family = built_in.or(family).unwrap_or("other");
     match (anomaly_type, family, direction) {
         ("system_error_rate" | "system_latency", ..) => {
             "Look at recent deployments, configuration changes and traffic, and at the logs of the time."

@@ -19,7 +19,8 @@ use crate::gaps::{Arrival, Presence};
 use crate::guidance::{Guidance, Tolerance};
 use crate::point::Point;
 use crate::strategy::{
-    Context, EntityModel, Kind, Performance, Rule, Strategy, json_number, strategy, taking_features,
+    Context, EntityModel, Kind, Own, OwnFunctions, Performance, Rule, Strategy, json_number,
+    strategy, taking_features,
 };
 use crate::verdict::{Direction, Status, Tail, Verdict};
 use crate::{Error, Result};
@@ -43,6 +44,8 @@ const POINTS_PER_DAY: f64 = 1440.0;
 pub struct DetectorConfig {
     /// Full or short name.
     pub strategy: String,
+    /// A user's strategy; `None`: the one of that name here.
+    pub own: Option<OwnFunctions>,
     /// A JSON object or null.
     pub params: Value,
     /// The strategy's own rule; `None`: `alerts_per_day` decides.
@@ -61,6 +64,8 @@ pub struct DetectorConfig {
     pub cool_down: i64,
     pub metric_name: String,
     pub anomaly_type: String,
+    /// Of a type that is not built in: `system`, `user`, `data` or `other`.
+    pub family: Option<String>,
     /// IANA name; hours and weekdays are local ones.
     pub time_zone: String,
     pub kind: Kind,
@@ -83,6 +88,7 @@ impl Default for DetectorConfig {
     fn default() -> Self {
         DetectorConfig {
             strategy: "statistical_zscore".into(),
+            own: None,
             params: Value::Null,
             threshold: None,
             alerts_per_day: 1.0,
@@ -93,6 +99,7 @@ impl Default for DetectorConfig {
             cool_down: 0,
             metric_name: "value".into(),
             anomaly_type: "data_outlier".into(),
+            family: None,
             time_zone: "UTC".into(),
             kind: Kind::Value,
             performance: Vec::new(),
@@ -246,7 +253,10 @@ impl Detector {
             categories: config.features.iter().map(|f| config.categories.contains(f)).collect(),
             performance: config.performance.clone(),
         };
-        let strategy = strategy(&config.strategy, &config.params, &context)?;
+        let strategy = match &config.own {
+            Some(own) => Box::new(Own::new(own, &config.params, config.kind)?),
+            None => strategy(&config.strategy, &config.params, &context)?,
+        };
         if let Some(threshold) = config.threshold {
             positive("threshold", threshold)?;
             strategy.check_threshold(threshold)?;
@@ -367,6 +377,11 @@ impl Detector {
         state.model.encode(&mut out)?;
         codec::seal(&mut out, start)?;
         Ok(out)
+    }
+
+    /// Does what learning has put off; see [`EntityModel::settle`].
+    pub fn settle(&self, state: &mut EntityState, from: usize) {
+        state.model.settle(from);
     }
 
     /// Learns a point of the history without judging it. NaN and infinities are left out.
@@ -590,6 +605,8 @@ impl Detector {
 
     /// What to do about it; see [`crate::describe`].
     pub fn suggestion(&self, verdict: &Verdict) -> &'static str {
-        crate::describe::suggestion(&self.config.anomaly_type, verdict.direction)
+        let config = &self.config;
+        let family = config.family.as_deref();
+        crate::describe::suggestion(&config.anomaly_type, family, verdict.direction)
     }
 }

@@ -58,6 +58,14 @@ impl Role {
         }
     }
 
+    /// The same for a cast to regtype, whatever the search_path is.
+    fn result_type(self) -> &'static str {
+        match self {
+            Role::Train => "pg_catalog.jsonb",
+            Role::Score | Role::Expected => "pg_catalog.float8",
+        }
+    }
+
     /// As people write it.
     fn signature(self, name: &str) -> String {
         let arguments = match self {
@@ -184,7 +192,7 @@ fn look_up(role: Role, name: &str, owner: pg_sys::Oid) -> SqlResult<Result<u64, 
                     has_function_privilege($3::oid, p.oid, 'EXECUTE') \
                     AND has_schema_privilege($3::oid, p.pronamespace, 'USAGE') \
                FROM pg_proc p WHERE p.oid = to_regprocedure($1)::oid",
-            &[format!("{name}({})", role.arguments()).into(), role.result().into(), owner.into()],
+            &[format!("{name}({})", role.arguments()).into(), role.result_type().into(), owner.into()],
             |row| {
                 Ok((
                     row.get::<i64>(1)?.unwrap_or_default() as u64,

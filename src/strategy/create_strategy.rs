@@ -123,7 +123,7 @@ fn function(role: Role, given: &str) -> SqlResult<String> {
            JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
           WHERE p.oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure($1)::pg_catalog.oid \
             AND p.oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure($2)::pg_catalog.oid",
-        &[wanted.as_str().into(), given.into(), role.result().into()],
+        &[wanted.as_str().into(), given.into(), role.result_type().into()],
         |row| {
             let names = (row.must::<String>(1)?, row.must::<String>(2)?);
             let flags = (row.must::<bool>(3)?, row.must::<bool>(4)?, row.must::<bool>(5)?);

@@ -115,9 +115,9 @@ for my $database ('clean', 'trapped')
 		CREATE TABLE data.points AS SELECT i, pg_catalog.to_timestamp($base + i * 300 - 400) AS at, e, (i * 7919 + h * 104729) % 100 / 25.0 + 40 * h + CASE WHEN i = 95 THEN 60 ELSE 0 END AS v,
 			i % 3 <> 0 AS ok FROM pg_catalog.generate_series(1, 100) i, (VALUES ('one', 1), ('two', 2)) s (e, h);
 		ALTER TABLE data.points ALTER v TYPE pg_catalog.float8; GRANT SELECT, INSERT, UPDATE ON data.points TO PUBLIC;
-		CREATE FUNCTION data.score(state jsonb, at timestamptz, value float8, params jsonb) RETURNS float8 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog AS 'SELECT abs(value - (state ->> ''mean'')::float8)';
-		CREATE FUNCTION data.train(at timestamptz[], value float8[], params jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE SET search_path = pg_catalog AS 'SELECT jsonb_build_object(''mean'', avg(v)) FROM unnest(value) v';
-		CREATE FUNCTION data.expected(state jsonb, at timestamptz, params jsonb) RETURNS float8 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog AS 'SELECT (state ->> ''mean'')::float8';
+		CREATE FUNCTION data.score(state jsonb, at timestamptz, value float8, params jsonb) RETURNS float8 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT abs(value - (state ->> ''mean'')::float8)';
+		CREATE FUNCTION data.train(at timestamptz[], value float8[], params jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT jsonb_build_object(''mean'', avg(v)) FROM unnest(value) v';
+		CREATE FUNCTION data.expected(state jsonb, at timestamptz, params jsonb) RETURNS float8 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT (state ->> ''mean'')::float8';
 		ALTER DATABASE $database SET search_path = public, pg_catalog;
 		ALTER DATABASE $database SET anomaly_detection.enabled = off;    -- no worker comes between the calls
 	});
@@ -180,7 +180,7 @@ SELECT anomaly.create_detector('system_cpu', 'random_cut_forest', 'busy', featur
 SELECT detector, severity FROM anomaly.process_data_point('{"busy": 1, "users": 10}');
 SELECT detector, severity FROM anomaly.process_data_point('{"busy": 2, "features": {"users": "11"}}');
 SELECT metric, value, features FROM anomaly.samples WHERE metric OPERATOR(pg_catalog.=) 'busy' ORDER BY at;
-SELECT anomaly.create_strategy('own_strategy', 'data.score(jsonb, timestamptz, float8, jsonb)', 'data.train', 'data.expected', 'theirs'), anomaly.create_anomaly_type('own_type', 'data', 'theirs');
+SELECT anomaly.create_strategy('own_strategy', 'data.score(pg_catalog.jsonb, pg_catalog.timestamptz, pg_catalog.float8, pg_catalog.jsonb)', 'data.train', 'data.expected', 'theirs'), anomaly.create_anomaly_type('own_type', 'data', 'theirs');
 SELECT anomaly.create_detector('own_type', 'own_strategy', 'v', source => 'data.points', value => 'v', at => 'at', entity => 'e', settle => '0 s', min_data_points => 20, training_window => '1 year', threshold => 100, name => 'owned');
 SELECT status, entities FROM anomaly.train('owned');
 SELECT entity, points, status FROM anomaly.explain_detector('owned');

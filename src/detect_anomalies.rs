@@ -99,6 +99,7 @@ fn detect_anomalies(
         threshold,
         alerts_per_day: alerts_per_day.unwrap_or(1.0),
         points_per_day: None,
+        entities: 1,
         min_data_points,
         fire_after: 1,
         clear_after: 1,

@@ -51,6 +51,8 @@ pub struct DetectorConfig {
     pub alerts_per_day: f64,
     /// Points per day over all entities; `None`: one a minute.
     pub points_per_day: Option<f64>,
+    /// How many entities share the rate.
+    pub entities: u64,
     /// An entity is judged by its own baseline from so many points on.
     pub min_data_points: u64,
     /// Consecutive anomalous points that open an alert; 1 for what tells an event by one point.
@@ -87,6 +89,7 @@ impl Default for DetectorConfig {
             threshold: None,
             alerts_per_day: 1.0,
             points_per_day: None,
+            entities: 1,
             min_data_points: 100,
             fire_after: 1,
             clear_after: 3,
@@ -167,6 +170,8 @@ pub struct Detector {
     strategy: Box<dyn Strategy>,
     config: DetectorConfig,
     rule: Rule,
+    /// The same for models that have seen fewer points than it takes to know so small a share: of 1, 2, 4, 8 … points.
+    rules_of_few: Vec<Rule>,
 }
 
 fn positive(name: &str, value: f64) -> Result<()> {
@@ -236,6 +241,29 @@ fn rule(config: &DetectorConfig, strategy: &dyn Strategy, points_per_day: f64) -
     Rule::new(config.threshold, libm::log(alpha))
 }
 
+/// A detector of many entities asks of each for a small part of its rate, for which none has seen enough points: what is rarer than
+/// one in a third of them is extrapolated, and off by more the further out it is. Errors on either side do not cancel:
+/// an entity whose tail was taken too short alerts more often than one whose tail was taken too long is silent. So that the *mean*
+/// over entities keeps the promise, the share is lowered by the square root of what is missing, up to that of the number of entities: one
+/// series by itself is judged as ever. On quiet series of 3,000 points 200 entities gave 1.5 to 6 times the promised rate of one in
+/// 30,000 points before.
+fn rules_of_few(rule: &Rule, config: &DetectorConfig, strategy: &dyn Strategy) -> Vec<Rule> {
+    if config.entities < 2 || config.threshold.is_some() || strategy.contamination().is_some() {
+        return Vec::new();
+    }
+    let ln_entities = libm::log(config.entities as f64);
+    let ln_enough = libm::log(3.0) - rule.ln_alpha;
+    let ln_points = (0..64).map(|power| f64::from(power) * core::f64::consts::LN_2);
+    ln_points
+        .take_while(|ln_points| *ln_points < ln_enough)
+        .map(|ln_points| {
+            let missing = (ln_enough - ln_points).min(ln_entities);
+            let lowered = Rule::new(None, rule.ln_alpha - 0.5 * missing);
+            Rule { range: rule.range, ..lowered }
+        })
+        .collect()
+}
+
 impl Detector {
     /// `InvalidParameter` names the setting and its range; `Unsupported`: see [`strategy`].
     pub fn new(mut config: DetectorConfig) -> Result<Self> {
@@ -288,7 +316,8 @@ impl Detector {
             return Err(Error::invalid("metric_name is empty", "Name what is measured."));
         }
         let rule = rule(&config, strategy.as_ref(), points_per_day);
-        Ok(Detector { strategy, config, rule })
+        let rules_of_few = rules_of_few(&rule, &config, strategy.as_ref());
+        Ok(Detector { strategy, config, rule, rules_of_few })
     }
 
     /// The same detector, told how many points a day there are over all entities.
@@ -296,6 +325,7 @@ impl Detector {
         positive("points_per_day", points_per_day)?;
         let range = self.rule.range;
         self.rule = Rule { range, ..rule(&self.config, self.strategy.as_ref(), points_per_day) };
+        self.rules_of_few = rules_of_few(&self.rule, &self.config, self.strategy.as_ref());
         self.config.points_per_day = Some(points_per_day);
         Ok(self)
     }
@@ -304,6 +334,7 @@ impl Detector {
     /// for scans, in which nobody reads the others.
     pub fn with_ranges_of_anomalies_only(mut self) -> Self {
         self.rule.range = false;
+        self.rules_of_few.iter_mut().for_each(|rule| rule.range = false);
         self
     }
 
@@ -317,6 +348,12 @@ impl Detector {
 
     pub fn rule(&self) -> &Rule {
         &self.rule
+    }
+
+    /// The rule by which a model judges: see [`rules_of_few`].
+    fn rule_of(&self, model: &dyn EntityModel) -> &Rule {
+        let power = model.count().max(1).ilog2() as usize;
+        self.rules_of_few.get(power).unwrap_or(&self.rule)
     }
 
     pub fn new_state(&self) -> EntityState {
@@ -464,7 +501,7 @@ impl Detector {
         peak: &Verdict,
         latest: &Point,
     ) -> Map<String, Value> {
-        let mut map = judge.metadata(peak, &self.rule);
+        let mut map = judge.metadata(peak, self.rule_of(judge));
         if peak.at != latest.at || peak.value != latest.value {
             return map;
         }
@@ -502,7 +539,7 @@ impl Detector {
     /// That a bucket has no value is an anomaly, unless the entity has too few points for any. How
     /// improbable it is follows from the gaps there have been.
     fn process_missing(&self, state: &mut EntityState, at: i64) -> Outcome {
-        let rule = Rule { range: true, ..self.rule };
+        let rule = Rule { range: true, ..*self.rule_of(state.model.as_ref()) };
         let judged = state.model.judge(&Point::new(at, f64::NAN), &rule);
         let (run, ln_p) = state.presence.as_ref().map_or((1, 0.0), |p| (p.run(), p.ln_p()));
         let verdict = Verdict {
@@ -537,9 +574,10 @@ impl Detector {
 
     /// What the model says, with what follows from the rest of it for every strategy alike.
     fn verdict(&self, model: &dyn EntityModel, guidance: &Guidance, point: &Point) -> Verdict {
-        let mut verdict = model.judge(point, &self.rule);
-        if verdict.is_anomaly && !self.rule.range {
-            verdict = model.judge(point, &Rule { range: true, ..self.rule });
+        let rule = self.rule_of(model);
+        let mut verdict = model.judge(point, rule);
+        if verdict.is_anomaly && !rule.range {
+            verdict = model.judge(point, &Rule { range: true, ..*rule });
         }
         verdict.direction = if point.value.is_infinite() {
             Direction::of(point.value, 0.0)
@@ -550,8 +588,8 @@ impl Detector {
         };
         // A model compares with a limit it has at hand; where the limit is at the end of the numbers
         // only p tells. Few points get here.
-        if verdict.is_anomaly && self.rule.threshold.is_none() {
-            verdict.is_anomaly = verdict.ln_p() < self.rule.ln_alpha;
+        if verdict.is_anomaly && rule.threshold.is_none() {
+            verdict.is_anomaly = verdict.ln_p() < rule.ln_alpha;
         }
         if let Some(tolerance) = Tolerance::at(&guidance.accepted, point) {
             tolerance.apply(&mut verdict);

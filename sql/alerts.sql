@@ -42,6 +42,8 @@ CREATE TABLE anomaly.alert (
     closed_through     timestamptz,
     -- the calendar because of which nobody is told of it
     silenced_by        bigint,
+    -- why it is told to nobody: of a shadow, or as likely as not to be chance (fdr)
+    withheld           text        CHECK (withheld IN ('shadow', 'chance')),
     points             integer     NOT NULL,
     -- the most deviating point so far
     peak_at            timestamptz NOT NULL,

@@ -5,6 +5,7 @@
 SELECT pg_catalog.pg_extension_config_dump('anomaly.monitor', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.detector', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.detector_state', '');
+SELECT pg_catalog.pg_extension_config_dump('anomaly.shadow', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.model', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.entity_state', '');
 SELECT pg_catalog.pg_extension_config_dump('anomaly.checkpoint', '');

@@ -78,6 +78,8 @@ CREATE TABLE anomaly.detector (
     min_data_points integer     NOT NULL DEFAULT 100 CHECK (min_data_points >= 2),
     threshold       double precision CHECK (threshold > 0 AND threshold < 'Infinity'),
     alerts_per_day  double precision NOT NULL DEFAULT 1 CHECK (alerts_per_day > 0 AND alerts_per_day < 'Infinity'),
+    -- the share of false alarms among those that are told, NULL where only alerts_per_day decides
+    fdr             double precision CHECK (fdr > 0 AND fdr < 1),
     fire_after      integer     NOT NULL DEFAULT 1 CHECK (fire_after >= 1),
     clear_after     integer     NOT NULL DEFAULT 3 CHECK (clear_after >= 1),
     -- for how long after its end an alert is opened again instead of a new one
@@ -102,7 +104,8 @@ CREATE TABLE anomaly.detector (
     updated_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
     CHECK (every IS NULL OR cron IS NULL),
     CHECK ((kind = 'ratio') = (trials_column IS NOT NULL)),
-    CHECK (bucket IS NOT NULL OR (aggregate = 'avg' AND on_missing = 'ignore'))
+    CHECK (bucket IS NOT NULL OR (aggregate = 'avg' AND on_missing = 'ignore')),
+    CHECK (fdr IS NULL OR (bucket IS NOT NULL AND late_window = interval '0'))
 );
 COMMENT ON TABLE anomaly.detector IS 'configuration of each detector; what changes at each scan is in anomaly.detector_state';
 

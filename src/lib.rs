@@ -87,6 +87,7 @@ pgrx::extension_sql_file!(
     name = "feedback",
     requires = ["views", detector::feedback::wilson_interval]
 );
+pgrx::extension_sql_file!("../sql/shadow.sql", name = "shadow", requires = ["feedback"]);
 pgrx::extension_sql_file!(
     "../sql/engine.sql",
     name = "engine",
@@ -101,7 +102,7 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!(
     "../sql/dump.sql",
     name = "dump",
-    requires = ["views", "feedback", "calendars", "scheduling"],
+    requires = ["views", "feedback", "calendars", "scheduling", "shadow"],
     finalize
 );
 

@@ -290,6 +290,7 @@ fn watch(common: &Watch, info: &MetricInfo) -> SqlResult<(String, String)> {
         min_data_points,
         threshold: None,
         alerts_per_day: common.alerts_per_day,
+        fdr: None,
         fire_after,
         clear_after: FIRE_AFTER as i32,
         max_entities: 1,

@@ -17,6 +17,7 @@ use crate::{
         catalog::{DetectorRow, is_admin, may_see_all},
         silence::Silences,
         states::EntityStates,
+        withhold::{self, Withholding},
     },
     error::{SqlResult, report},
     handler::outbox::{self, Told},
@@ -196,6 +197,8 @@ pub struct AlertBook {
     reconsidered: HashMap<String, Vec<Earlier>>,
     /// Filled by who reads the rows.
     pub levels: Rc<RefCell<LevelNames>>,
+    /// Filled where the share of false alarms is bounded.
+    pub judged: withhold::Judged,
 }
 
 /// What `AlertBook::store` did.
@@ -452,6 +455,8 @@ impl AlertBook {
         let amended: Vec<i64> =
             self.drafts.iter().filter(|d| d.amends).filter_map(|d| d.stored_id).collect();
         let before = if amended.is_empty() { HashMap::new() } else { before(amended)? };
+        let stored = self.drafts.iter().filter_map(|d| d.stored_id).collect();
+        let mut withholding = Withholding::new(row, &self.judged, stored)?;
         internal_rights::with(|| {
             let ids = sql::execute_returning(
                 "SELECT nextval('anomaly.alert_id_seq') FROM generate_series(1, $1)",
@@ -485,8 +490,14 @@ impl AlertBook {
                     Some(before) => draft.told_since(before),
                     None => draft.told.clone(),
                 };
+                let noted = draft.stored_id.unwrap_or(-(place as i64 + 1));
+                if withholding.withholds(id, noted, draft.stored_id.is_none()) {
+                    continue;
+                }
                 let heard_first = draft.silenced_by.is_none()
-                    && (draft.stored_id.is_none() || silenced.contains(&id));
+                    && (draft.stored_id.is_none()
+                        || silenced.contains(&id)
+                        || withholding.withheld_before(id));
                 result.announced += i64::from(heard_first);
                 if heard_first && draft.stored_id.is_some() {
                     // Nobody has heard that it was opened.
@@ -517,6 +528,7 @@ impl AlertBook {
             for batch in updates.chunks(BATCH) {
                 sql::execute(UPDATE, &[JsonB(Value::Array(batch.to_vec())).into()])?;
             }
+            withholding.store()?;
             for batch in left_over.chunks(BATCH) {
                 sql::execute(
                     "UPDATE anomaly.alert SET status = 'withdrawn', flapping = false \
@@ -633,7 +645,7 @@ fn relate(row: &DetectorRow, opened: &[i64]) -> SqlResult<()> {
 const RELATE: &str = "\
     WITH neighbour AS MATERIALIZED ( \
         SELECT o.alert_id, o.uuid FROM anomaly.alert o \
-         WHERE o.status IN ('open', 'acknowledged') AND o.owner = $3::oid AND o.detector IN ( \
+         WHERE o.status IN ('open', 'acknowledged') AND o.withheld IS NULL AND o.owner = $3::oid AND o.detector IN ( \
                SELECT n.detector FROM anomaly.detector d JOIN anomaly.detector n ON n.owner = d.owner \
                   AND (n.detector = d.detector OR n.monitor = d.monitor \
                        OR n.source_relation = d.source_relation OR n.source_query = d.source_query) \
@@ -643,7 +655,7 @@ const RELATE: &str = "\
       FROM (SELECT n.alert_id, ARRAY( \
                 SELECT c.uuid FROM ( \
                     (SELECT 0 AS place, o.alert_id, o.uuid FROM anomaly.alert o \
-                      WHERE o.status IN ('open', 'acknowledged') AND o.owner = n.owner \
+                      WHERE o.status IN ('open', 'acknowledged') AND o.withheld IS NULL AND o.owner = n.owner \
                         AND o.entity = n.entity AND n.entity <> '' AND o.alert_id <> n.alert_id \
                       ORDER BY o.alert_id DESC LIMIT 20) \
                     UNION ALL \

@@ -67,6 +67,7 @@ const SETTINGS: &[Setting] = &[
     setting("min_data_points", &["min_data_points"], Effect::Rule, "100"),
     setting("threshold", &["threshold"], Effect::Rule, "null"),
     setting("alerts_per_day", &["alerts_per_day"], Effect::Rule, "1"),
+    setting("fdr", &["fdr"], Effect::Rule, "null"),
     setting("fire_after", &["fire_after"], Effect::Rule, "1"),
     setting("clear_after", &["clear_after"], Effect::Rule, "3"),
     setting("cool_down", &["cool_down"], Effect::Rule, r#""0""#),
@@ -132,6 +133,22 @@ pub fn alter(detector: &str, settings: Value) -> SqlResult<(Vec<String>, String)
     let mut wanted = Wanted::of(detector)?;
     wanted.take(&changes);
     apply(&row, &wanted, &changes)
+}
+
+/// All settings of a detector, by name, as [`alter`] takes them; what it reads among them, if it has a source.
+///
+/// # Errors
+/// 42704 for an unknown id.
+pub fn settings_of(detector: &str) -> SqlResult<Map<String, Value>> {
+    let record = record_of(detector)?;
+    let source = ["source_query", "source_relation"]
+        .into_iter()
+        .find_map(|column| record.get(column).filter(|text| text.is_string()).cloned());
+    let mut settings = Wanted::of_record(record).0;
+    if let Some(source) = source {
+        settings.insert("source".to_owned(), source);
+    }
+    Ok(settings)
 }
 
 /// Makes a detector over a source, without a schedule, by the settings that a JSON object names.
@@ -258,21 +275,30 @@ fn check_belongs(row: &DetectorRow, setting: &Setting) -> SqlResult<()> {
     ))
 }
 
+/// The detector's row of the catalogue.
+fn record_of(detector: &str) -> SqlResult<Map<String, Value>> {
+    let found = internal_rights::with(|| {
+        sql::row(
+            "SELECT to_jsonb(d) FROM anomaly.detector d WHERE d.detector = $1",
+            &[detector.into()],
+            |row| row.must::<JsonB>(1),
+        )
+    })?;
+    match found {
+        Some(JsonB(Value::Object(record))) => Ok(record),
+        _ => Err(super::catalog::unknown(detector)),
+    }
+}
+
 /// All settings of a detector by the names of create_detector.
 struct Wanted(Map<String, Value>);
 
 impl Wanted {
     fn of(detector: &str) -> SqlResult<Wanted> {
-        let found = internal_rights::with(|| {
-            sql::row(
-                "SELECT to_jsonb(d) FROM anomaly.detector d WHERE d.detector = $1",
-                &[detector.into()],
-                |row| row.must::<JsonB>(1),
-            )
-        })?;
-        let Some(JsonB(Value::Object(mut record))) = found else {
-            return Err(super::catalog::unknown(detector));
-        };
+        Ok(Wanted::of_record(record_of(detector)?))
+    }
+
+    fn of_record(mut record: Map<String, Value>) -> Wanted {
         let mut settings = Map::new();
         for setting in SETTINGS.iter().filter(|setting| setting.name != "source") {
             for column in setting.columns {
@@ -280,7 +306,7 @@ impl Wanted {
                 settings.insert(setting.name.to_owned(), value);
             }
         }
-        Ok(Wanted(settings))
+        Wanted(settings)
     }
 
     /// Those of a detector for which nobody has given any.
@@ -322,11 +348,9 @@ impl Wanted {
             settle: self.must_interval("settle")?,
             training_window: self.must_interval("training_window")?,
             min_data_points: self.integer("min_data_points")?,
-            threshold: match self.get("threshold") {
-                Value::Null => None,
-                _ => Some(self.number("threshold")?),
-            },
+            threshold: self.number_or_null("threshold")?,
             alerts_per_day: self.number("alerts_per_day")?,
+            fdr: self.number_or_null("fdr")?,
             fire_after: self.integer("fire_after")?,
             clear_after: self.integer("clear_after")?,
             cool_down: self.must_interval("cool_down")?,
@@ -378,6 +402,13 @@ impl Wanted {
     fn number(&self, name: &str) -> SqlResult<f64> {
         let value = self.get(name);
         value.as_f64().ok_or_else(|| not_a(name, value, "a number"))
+    }
+
+    fn number_or_null(&self, name: &str) -> SqlResult<Option<f64>> {
+        match self.get(name) {
+            Value::Null => Ok(None),
+            _ => self.number(name).map(Some),
+        }
     }
 
     fn interval(&self, name: &str) -> SqlResult<Option<Interval>> {

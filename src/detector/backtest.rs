@@ -407,7 +407,7 @@ fn replay_of(
     let name = copy_name("backtest");
     subxact::rehearse(|| {
         let clock = Clock::at(since);
-        copy(&row.detector, &name)?;
+        copy(&row, &name)?;
         if settings.as_object().is_none_or(|settings| !settings.is_empty()) {
             alter(&name, settings)?;
         }
@@ -417,9 +417,9 @@ fn replay_of(
 }
 
 /// The copy has what people have said of the detector, and nothing that it has learned.
-fn copy(detector: &str, name: &str) -> SqlResult<()> {
+fn copy(row: &DetectorRow, name: &str) -> SqlResult<()> {
     internal_rights::with(|| {
-        for statement in [
+        let has = [
             "INSERT INTO anomaly.detector \
              SELECT (jsonb_populate_record(d, jsonb_build_object('detector', $2::text, 'every', NULL, \
                         'cron', NULL, 'enabled', true, 'created_at', '-infinity'::timestamptz))).* \
@@ -429,6 +429,8 @@ fn copy(detector: &str, name: &str) -> SqlResult<()> {
             "INSERT INTO anomaly.member_performance \
              SELECT (jsonb_populate_record(p, jsonb_build_object('detector', $2::text))).* \
                FROM anomaly.member_performance p WHERE p.detector = $1",
+        ];
+        let said = [
             "INSERT INTO anomaly.exclusion \
              SELECT (jsonb_populate_record(e, jsonb_build_object('detector', $2::text, \
                         'exclusion_id', nextval('anomaly.exclusion_id_seq')))).* \
@@ -442,8 +444,11 @@ fn copy(detector: &str, name: &str) -> SqlResult<()> {
                         'judgement_id', nextval('anomaly.judgement_id_seq')))).* \
                FROM anomaly.judgement j JOIN anomaly.detector d USING (detector) \
               WHERE j.detector = $1 AND j.owner = d.owner AND j.given_at >= d.created_at",
-        ] {
-            sql::execute(statement, &[detector.into(), name.into()])?;
+        ];
+        for (detector, statements) in [(row.detector.as_str(), has), (row.judged_as(), said)] {
+            for statement in statements {
+                sql::execute(statement, &[detector.into(), name.into()])?;
+            }
         }
         Ok(())
     })
@@ -501,7 +506,7 @@ fn run(
         alerts_per_day: row.alerts_per_day,
         alerts: alerts_of(name)?,
         labels: match original {
-            Some(original) => labels_of(&original.detector)?,
+            Some(original) => labels_of(original.judged_as())?,
             None => Vec::new(),
         },
     })
@@ -571,7 +576,7 @@ fn alerts_of(name: &str) -> SqlResult<Vec<Alert>> {
         sql::rows(
             "SELECT entity, at, last_at, points, severity::text, peak_at, value, expected, lower, upper, \
                     p_value, deviation, direction, description, resolved_at \
-               FROM anomaly.alert WHERE detector = $1 ORDER BY at, entity",
+               FROM anomaly.alert WHERE detector = $1 AND withheld IS NULL ORDER BY at, entity",
             &[name.into()],
             |row| {
                 Ok(Alert {

@@ -93,7 +93,7 @@ pub fn periods(
                 AND (anomaly_type IS NULL OR anomaly_type = $3) AND action = ANY ($4) \
               ORDER BY calendar_id",
             &[
-                row.detector.as_str().into(),
+                row.judged_as().into(),
                 row.owner.into(),
                 row.anomaly_type.as_str().into(),
                 actions.to_vec().into(),

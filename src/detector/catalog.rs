@@ -63,6 +63,10 @@ pub struct DetectorRow {
     pub min_data_points: i32,
     pub threshold: Option<f64>,
     pub alerts_per_day: f64,
+    /// The share of false alarms among those that are told; `None`: only alerts_per_day decides.
+    pub fdr: Option<f64>,
+    /// The detector that it is compared with, for one that nobody hears of.
+    pub shadow_of: Option<String>,
     pub fire_after: i32,
     pub clear_after: i32,
     pub max_entities: i32,
@@ -157,6 +161,11 @@ impl DetectorRow {
         Self::load_owned(detector)
     }
 
+    /// The detector whose alerts people judge: a shadow goes by what they say of the one that it shadows.
+    pub fn judged_as(&self) -> &str {
+        self.shadow_of.as_deref().unwrap_or(&self.detector)
+    }
+
     /// # Errors
     /// 55000 while the active model is one of earlier settings.
     pub fn check_model_fits(&self) -> SqlResult<()> {
@@ -212,6 +221,7 @@ impl DetectorRow {
             threshold: self.threshold,
             alerts_per_day: self.alerts_per_day,
             points_per_day,
+            entities: self.model.as_ref().map_or(1, |m| m.entities.max(1) as u64),
             min_data_points: self.min_data_points as u64,
             fire_after: self.fire_after as u32,
             clear_after: self.clear_after as u32,
@@ -315,7 +325,8 @@ const LOAD: &str = "\
                                          + d.retrain_every) \
                 AND (s.retry_training_at IS NULL OR $2 >= s.retry_training_at), \
             s.consecutive_failures, s.detection_times, d.category_columns, \
-            (extract(epoch FROM d.cool_down) * 1000000)::bigint \
+            (extract(epoch FROM d.cool_down) * 1000000)::bigint, \
+            d.fdr, (SELECT h.live FROM anomaly.shadow h WHERE h.detector = d.detector) \
       FROM anomaly.detector d JOIN anomaly.detector_state s USING (detector) \
       LEFT JOIN anomaly.model m ON m.detector = d.detector AND m.active \
      WHERE d.detector = $1";
@@ -386,6 +397,8 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
         training_from: row.micros(25)?.unwrap_or(i64::MIN),
         late_window: row.must(38)?,
         cool_down: row.must(46)?,
+        fdr: row.get(47)?,
+        shadow_of: row.get(48)?,
         model,
     })
 }

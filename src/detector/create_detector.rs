@@ -14,6 +14,7 @@ use crate::{
         enable, process_data_point,
         sampling::{Sampling, Wanted},
         source::{self, Columns, Named, Source, feature_names},
+        withhold,
     },
     error::{SqlResult, from_core, invalid, not_null, report},
     pg::{internal_rights, session},
@@ -49,6 +50,8 @@ pub struct Settings<'a> {
     pub min_data_points: i32,
     pub threshold: Option<f64>,
     pub alerts_per_day: f64,
+    /// NULL: only alerts_per_day decides who is told.
+    pub fdr: Option<f64>,
     pub fire_after: i32,
     pub clear_after: i32,
     pub max_entities: i32,
@@ -109,6 +112,7 @@ fn create_detector(
     features: default!(Option<Vec<Option<String>>>, "NULL"),
     retrain_every: default!(Option<Interval>, "NULL"),
     cool_down: default!(Option<Interval>, "'0'"),
+    fdr: default!(Option<f64>, "NULL"),
 ) -> SqlResult<String> {
     not_null!(
         anomaly_type,
@@ -167,6 +171,7 @@ fn create_detector(
         min_data_points,
         threshold,
         alerts_per_day,
+        fdr,
         fire_after,
         clear_after,
         max_entities,
@@ -327,6 +332,7 @@ pub fn check(settings: Settings, owner: pg_sys::Oid) -> SqlResult<Checked> {
     let strategy = anomaly_core::strategy::resolve_name(settings.strategy).map_err(from_core)?;
     let sampling = settings.sampling()?;
     check_ranges(&settings)?;
+    withhold::check(&settings)?;
     settings.check_detection(&sampling, &[])?;
     anomaly_core::strategy::anomaly_type_info(settings.anomaly_type).map_err(from_core)?;
     let first_due = first_due(&settings)?;
@@ -412,6 +418,7 @@ pub fn check(settings: Settings, owner: pg_sys::Oid) -> SqlResult<Checked> {
     put("min_data_points", json!(settings.min_data_points));
     put("threshold", json!(settings.threshold));
     put("alerts_per_day", json!(settings.alerts_per_day));
+    put("fdr", json!(settings.fdr));
     put("fire_after", json!(settings.fire_after));
     put("clear_after", json!(settings.clear_after));
     put("cool_down", interval_json(Some(&settings.cool_down)));
@@ -488,6 +495,7 @@ impl Settings<'_> {
             threshold: self.threshold,
             alerts_per_day: self.alerts_per_day,
             points_per_day: None,
+            entities: 1,
             min_data_points: self.min_data_points as u64,
             fire_after: self.fire_after as u32,
             clear_after: self.clear_after as u32,

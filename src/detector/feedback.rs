@@ -462,7 +462,7 @@ impl Guidances {
     pub fn load(row: &DetectorRow, at: Option<i64>) -> SqlResult<Self> {
         let mut said: HashMap<Option<String>, Said> = HashMap::new();
         let accepted = internal_rights::with(|| {
-            sql::rows(ACCEPTED, &[row.detector.as_str().into(), row.owner.into()], |r| {
+            sql::rows(ACCEPTED, &[row.judged_as().into(), row.owner.into()], |r| {
                 let accepted = Accepted {
                     side: r.must::<String>(2)?.parse().map_err(from_core)?,
                     distance: r.must(3)?,
@@ -476,7 +476,7 @@ impl Guidances {
             said.entry(entity).or_default().accepted.push(accepted);
         }
         let window = window(row, at)?;
-        for (entity, period) in exclude::periods(&row.detector)?
+        for (entity, period) in exclude::periods(row.judged_as())?
             .into_iter()
             .chain(calendars::periods(row, &["exclude"], window)?)
         {

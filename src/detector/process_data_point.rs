@@ -336,7 +336,7 @@ pub fn announce(alerts: &[i64]) -> SqlResult<()> {
     let told = internal_rights::with(|| {
         sql::row(
             "SELECT count(*) FROM unnest($1) AS n (alert_id) JOIN anomaly.alert a USING (alert_id) \
-              WHERE a.silenced_by IS NULL",
+              WHERE a.silenced_by IS NULL AND a.withheld IS NULL",
             &[alerts.to_vec().into()],
             |row| row.must::<i64>(1),
         )
@@ -374,7 +374,8 @@ pub fn alerts(ids: Vec<i64>) -> SqlResult<Vec<Alert>> {
         sql::rows(
             "SELECT alert_id, detector, severity::text, NULLIF(entity, ''), metric_name, peak_at, \
                 value, expected, lower, upper, deviation, description, suggestion, anomaly_type \
-             FROM anomaly.alert WHERE alert_id = ANY ($1) AND status <> 'resolved' ORDER BY alert_id",
+             FROM anomaly.alert WHERE alert_id = ANY ($1) AND status <> 'resolved' AND withheld IS NULL \
+             ORDER BY alert_id",
             &[ids.into()],
             |row| {
                 Ok(Alert {

@@ -17,7 +17,7 @@ use crate::{
         sampling::Sampling,
         source::read_query,
         states::{EntityStates, decode_shared},
-        train,
+        train, withhold,
     },
     error::{SqlResult, report},
     pg::{internal_rights, latch, session, stream},
@@ -180,6 +180,8 @@ pub struct Judging<'a> {
     /// Set while points of an entity are judged that may have been judged before: those that are
     /// earlier than the window are not counted again.
     pub again: bool,
+    /// Whether the detector bounds the share of false alarms.
+    bounds_share: bool,
     /// Where the window begins.
     from: i64,
     /// Whether the point at `from` itself belongs to the window.
@@ -207,6 +209,9 @@ impl Judging<'_> {
             self.anomalies += i64::from(outcome.verdict.is_anomaly);
         }
         self.book.note(self.core, entity, state, &outcome);
+        if self.bounds_share {
+            withhold::note(&mut self.book.judged, arrival, &outcome, state.episode.alert_id);
+        }
         Ok(())
     }
 }
@@ -249,6 +254,7 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
         core: &core,
         shared: &shared,
         book: AlertBook::default(),
+        bounds_share: row.fdr.is_some(),
         from,
         again: false,
         with_from: row.sampling.bucket.is_some(),

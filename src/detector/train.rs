@@ -494,12 +494,15 @@ impl LeftOut {
                   WHERE detector = $1 AND a.owner = $2::oid AND a.last_at >= $3 \
                     AND a.raised_at >= d.created_at AND a.status <> 'withdrawn' \
                     AND NOT EXISTS (SELECT FROM anomaly.judgement j \
-                         WHERE j.alert_id = a.alert_id AND j.given_at <= $4 AND j.withdrawn_at IS NULL \
+                         WHERE (j.alert_id = a.alert_id \
+                                OR j.detector = $5 AND j.detector <> a.detector AND j.entity = a.entity \
+                                   AND j.from_at <= a.last_at AND j.until_at >= a.at) \
+                           AND j.given_at <= $4 AND j.withdrawn_at IS NULL \
                            AND j.verdict IN ('false_positive', 'expected_always')) \
                  UNION ALL \
                  SELECT j.entity, j.from_at, j.until_at FROM anomaly.judgement j \
                    JOIN anomaly.detector d USING (detector) \
-                  WHERE detector = $1 AND j.owner = $2::oid AND j.until_at >= $3 \
+                  WHERE detector = $5 AND j.owner = $2::oid AND j.until_at >= $3 \
                     AND j.given_at >= d.created_at AND j.given_at <= $4 AND j.withdrawn_at IS NULL \
                     AND j.verdict NOT IN ('false_positive', 'expected_always')",
                 &[
@@ -507,6 +510,7 @@ impl LeftOut {
                     row.owner.into(),
                     sql::timestamptz(from)?.into(),
                     sql::timestamptz(session::now())?.into(),
+                    row.judged_as().into(),
                 ],
                 |r| Ok((r.must::<String>(1)?, r.micros(2)?, r.micros(3)?)),
             )
@@ -517,7 +521,7 @@ impl LeftOut {
             }
         }
         let of_calendars = calendars::periods(row, &["exclude", "expect"], (from, until))?;
-        for (entity, period) in exclude::periods(&row.detector)?.into_iter().chain(of_calendars) {
+        for (entity, period) in exclude::periods(row.judged_as())?.into_iter().chain(of_calendars) {
             match entity {
                 None => of_all.push(period),
                 Some(entity) => {
@@ -543,7 +547,9 @@ impl LeftOut {
 pub fn retrain(detector: &str) -> SqlResult<()> {
     internal_rights::with(|| {
         sql::execute(
-            "UPDATE anomaly.detector_state SET retrain_requested = true WHERE detector = $1",
+            "UPDATE anomaly.detector_state SET retrain_requested = true \
+              WHERE detector = $1 \
+                 OR detector IN (SELECT h.detector FROM anomaly.shadow h WHERE h.live = $1)",
             &[detector.into()],
         )
     })?;

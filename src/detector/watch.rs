@@ -62,6 +62,7 @@ fn watch(
     features: default!(Option<Vec<Option<String>>>, "NULL"),
     retrain_every: default!(Option<Interval>, "NULL"),
     cool_down: default!(Option<Interval>, "'0'"),
+    fdr: default!(Option<f64>, "NULL"),
 ) -> Result<
     TableIterator<
         'static,
@@ -146,6 +147,7 @@ fn watch(
         min_data_points,
         threshold,
         alerts_per_day,
+        fdr,
         fire_after,
         clear_after,
         max_entities,

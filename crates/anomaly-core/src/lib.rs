@@ -17,6 +17,7 @@ pub mod durations;
 mod elementary;
 pub mod episode;
 pub mod error;
+pub mod error_rate;
 pub mod exported;
 pub mod forest;
 pub mod gaps;

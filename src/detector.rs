@@ -41,3 +41,5 @@ mod states;
 mod train;
 mod update_detector_performance;
 mod watch;
+mod why_not;
+mod witness;

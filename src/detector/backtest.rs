@@ -391,7 +391,7 @@ fn period(since: Interval, until: Option<TimestampWithTimeZone>) -> SqlResult<(i
 }
 
 /// A name that no other session's replay has.
-fn copy_name(what: &str) -> String {
+pub fn copy_name(what: &str) -> String {
     format!("{what} of backend {}", std::process::id())
 }
 
@@ -417,7 +417,7 @@ fn replay_of(
 }
 
 /// The copy has what people have said of the detector, and nothing that it has learned.
-fn copy(detector: &str, name: &str) -> SqlResult<()> {
+pub fn copy(detector: &str, name: &str) -> SqlResult<()> {
     internal_rights::with(|| {
         for statement in [
             "INSERT INTO anomaly.detector \
@@ -553,7 +553,7 @@ fn stops(
 }
 
 /// Judgements of the detector's alerts are of the copy's that begin at the same time.
-fn know_alerts(name: &str) -> SqlResult<()> {
+pub fn know_alerts(name: &str) -> SqlResult<()> {
     internal_rights::with(|| {
         sql::execute(
             "UPDATE anomaly.judgement j SET alert_id = a.alert_id FROM anomaly.alert a \

@@ -17,7 +17,7 @@ use crate::{
         sampling::Sampling,
         source::read_query,
         states::{EntityStates, decode_shared},
-        train,
+        train, witness,
     },
     error::{SqlResult, report},
     pg::{internal_rights, latch, session, stream},
@@ -186,6 +186,8 @@ pub struct Judging<'a> {
     with_from: bool,
     points_scored: i64,
     anomalies: i64,
+    /// Somebody wants to know how points of this time are judged.
+    watched: Option<i64>,
 }
 
 impl Judging<'_> {
@@ -200,8 +202,13 @@ impl Judging<'_> {
         if self.again {
             self.book.end_by_hand(entity, state, arrival.at(), self.with_from);
         }
-        let outcome = self.core.process_arrival(state, Some(self.shared), arrival);
         let at = arrival.at();
+        let witnessed = self.watched == Some(at)
+            && witness::examine(self.core, entity, state, self.shared, arrival);
+        let outcome = self.core.process_arrival(state, Some(self.shared), arrival);
+        if witnessed {
+            witness::note(state, &outcome);
+        }
         if !self.again || at > self.from || at == self.from && self.with_from {
             self.points_scored += 1;
             self.anomalies += i64::from(outcome.verdict.is_anomaly);
@@ -254,6 +261,7 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
         with_from: row.sampling.bucket.is_some(),
         points_scored: 0,
         anomalies: 0,
+        watched: witness::wanted_at(),
     };
     let levels = judging.book.levels.clone();
     let mut late = LateWindow::open(&row, model.version, from, &mut states)?;

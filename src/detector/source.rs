@@ -114,7 +114,9 @@ impl Source {
         }
     }
 
-    fn column(&self, name: &str) -> SqlResult<&Column> {
+    /// # Errors
+    /// 42703 with the nearest name.
+    pub fn column(&self, name: &str) -> SqlResult<&Column> {
         self.columns.iter().find(|c| c.name == name).ok_or_else(|| {
             let names: Vec<&str> = self.columns.iter().map(|c| c.name.as_str()).collect();
             let error = report(
@@ -382,7 +384,7 @@ pub fn latest_query(
 
 /// Columns `at timestamptz, value, entity text, trials float8`, then the further ones, float8 or text;
 /// the value is a float8 unless it is to be counted.
-fn select_rows(
+pub fn select_rows(
     source: &Source,
     columns: &Columns,
     sampling: &Sampling,
@@ -431,7 +433,7 @@ pub fn rows_query(source: &Source, columns: &Columns, time_zone: &str) -> SqlRes
     ))
 }
 
-fn at_expression(source: &Source, columns: &Columns, time_zone: &str) -> SqlResult<String> {
+pub fn at_expression(source: &Source, columns: &Columns, time_zone: &str) -> SqlResult<String> {
     Ok(match source.column(&columns.at)?.base_type {
         pg_sys::TIMESTAMPTZOID => quoted(&columns.at),
         _ => format!(
@@ -442,7 +444,7 @@ fn at_expression(source: &Source, columns: &Columns, time_zone: &str) -> SqlResu
     })
 }
 
-fn entity_expression(source: &Source, columns: &Columns) -> SqlResult<String> {
+pub fn entity_expression(source: &Source, columns: &Columns) -> SqlResult<String> {
     Ok(match &columns.entity {
         Some(name) => {
             source.column(name)?;
@@ -452,7 +454,7 @@ fn entity_expression(source: &Source, columns: &Columns) -> SqlResult<String> {
     })
 }
 
-fn quoted(column: &str) -> String {
+pub fn quoted(column: &str) -> String {
     format!("q.{}", spi::quote_identifier(column))
 }
 
@@ -465,7 +467,7 @@ fn is_query(text: &str) -> bool {
 }
 
 /// Whether a column may name an entity by itself: text in its forms, uuid, enums.
-fn is_text_like(oid: pg_sys::Oid) -> SqlResult<bool> {
+pub fn is_text_like(oid: pg_sys::Oid) -> SqlResult<bool> {
     let text =
         [pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::BPCHAROID, pg_sys::NAMEOID, pg_sys::UUIDOID];
     if text.contains(&oid) {
@@ -480,11 +482,11 @@ fn is_text_like(oid: pg_sys::Oid) -> SqlResult<bool> {
     Ok(is_enum.unwrap_or(false))
 }
 
-fn is_time(oid: pg_sys::Oid) -> bool {
+pub fn is_time(oid: pg_sys::Oid) -> bool {
     [pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPOID, pg_sys::DATEOID].contains(&oid)
 }
 
-fn is_number(oid: pg_sys::Oid) -> bool {
+pub fn is_number(oid: pg_sys::Oid) -> bool {
     [
         pg_sys::INT2OID,
         pg_sys::INT4OID,

@@ -24,6 +24,9 @@ use crate::strategy::{
 use crate::verdict::{Direction, Status, Tail, Verdict};
 use crate::{Error, Result};
 
+mod examine;
+pub use examine::Examination;
+
 /// Over how many points the share of those left out of the baseline fades.
 const LEFT_OUT_MEMORY: f64 = 100.0;
 /// The largest share of the latest points that may be left out; ten in a row reach it. A rule that
@@ -502,17 +505,8 @@ impl Detector {
     /// That a bucket has no value is an anomaly, unless the entity has too few points for any. How
     /// improbable it is follows from the gaps there have been.
     fn process_missing(&self, state: &mut EntityState, at: i64) -> Outcome {
-        let rule = Rule { range: true, ..self.rule };
-        let judged = state.model.judge(&Point::new(at, f64::NAN), &rule);
-        let (run, ln_p) = state.presence.as_ref().map_or((1, 0.0), |p| (p.run(), p.ln_p()));
-        let verdict = Verdict {
-            direction: Direction::None,
-            is_anomaly: self.is_warm(state) && !state.guidance.expected.contain(at),
-            status: Status::Missing,
-            statistic: run as f64,
-            tail: Tail::LnP(ln_p),
-            ..judged
-        };
+        let verdict = self.missing(state, at);
+        let run = verdict.statistic as u64;
         let observed = state.episode.observe(&verdict, &self.life_cycle());
         let metadata = || Map::from_iter([("missing_in_a_row".to_owned(), Value::from(run))]);
         let metadata = match observed {
@@ -528,6 +522,20 @@ impl Detector {
         Outcome { verdict, transition: observed.transition, metadata, settled: observed.settled }
     }
 
+    fn missing(&self, state: &EntityState, at: i64) -> Verdict {
+        let rule = Rule { range: true, ..self.rule };
+        let judged = state.model.judge(&Point::new(at, f64::NAN), &rule);
+        let (run, ln_p) = state.presence.as_ref().map_or((1, 0.0), |p| (p.run(), p.ln_p()));
+        Verdict {
+            direction: Direction::None,
+            is_anomaly: self.is_warm(state) && !state.guidance.expected.contain(at),
+            status: Status::Missing,
+            statistic: run as f64,
+            tail: Tail::LnP(ln_p),
+            ..judged
+        }
+    }
+
     /// Judges a point and changes nothing.
     pub fn judge(&self, state: &EntityState, point: &Point) -> Verdict {
         let mut verdict = self.verdict(state.model.as_ref(), &state.guidance, point);
@@ -537,8 +545,18 @@ impl Detector {
 
     /// What the model says, with what follows from the rest of it for every strategy alike.
     fn verdict(&self, model: &dyn EntityModel, guidance: &Guidance, point: &Point) -> Verdict {
-        let mut verdict = model.judge(point, &self.rule);
-        if verdict.is_anomaly && !self.rule.range {
+        self.verdict_by(&self.rule, model, guidance, point)
+    }
+
+    fn verdict_by(
+        &self,
+        rule: &Rule,
+        model: &dyn EntityModel,
+        guidance: &Guidance,
+        point: &Point,
+    ) -> Verdict {
+        let mut verdict = model.judge(point, rule);
+        if verdict.is_anomaly && !rule.range {
             verdict = model.judge(point, &Rule { range: true, ..self.rule });
         }
         verdict.direction = if point.value.is_infinite() {
@@ -567,9 +585,12 @@ impl Detector {
         }
         // Of an infinity, or where nothing is expected, every effect is large enough.
         let effect = (verdict.value - verdict.expected).abs();
-        let least =
-            self.config.min_effect.max(self.config.min_relative_effect * verdict.expected.abs());
-        effect.is_nan() || effect >= least
+        effect.is_nan() || effect >= self.least_effect(verdict)
+    }
+
+    /// The distance from the expected value from which on an anomaly matters.
+    fn least_effect(&self, verdict: &Verdict) -> f64 {
+        self.config.min_effect.max(self.config.min_relative_effect * verdict.expected.abs())
     }
 
     /// One sentence for people; see [`crate::describe`].

@@ -692,7 +692,7 @@ fn bool_param(params: &Parameters, key: &str, default: bool) -> Result<bool> {
 }
 
 /// JSON of a figure. JSON has no infinity or NaN: they become text, as in PostgreSQL's `to_jsonb`.
-pub(crate) fn json_number(v: f64) -> Value {
+pub fn json_number(v: f64) -> Value {
     match serde_json::Number::from_f64(v) {
         Some(n) => Value::Number(n),
         None if v.is_nan() => Value::from("NaN"),

@@ -14,6 +14,7 @@ mod batch;
 pub mod calendars;
 pub mod catalog;
 pub mod create_detector;
+mod drilldown;
 mod drop_detector;
 mod enable;
 mod exclude;

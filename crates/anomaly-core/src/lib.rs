@@ -13,6 +13,7 @@ pub mod describe;
 pub mod detector;
 pub mod digest;
 pub mod distribution;
+pub mod drilldown;
 pub mod durations;
 mod elementary;
 pub mod episode;

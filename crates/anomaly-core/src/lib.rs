@@ -37,6 +37,7 @@ pub mod schedule;
 pub mod seasonality;
 pub mod sketch;
 pub mod strategy;
+pub mod suggest;
 pub mod system_metrics;
 pub mod verdict;
 pub mod volume;

@@ -16,7 +16,8 @@ Keys of a case: rows (how many rows it processes), beside (another case), parall
 and cpu figures are left out), capacity (a case that does the work of `beside` in several sessions at once), owed
 ("FIGURE <= NUMBER" or "FIGURE >= NUMBER", several with commas between). The figures are ms, cpu_ms (time on a core of
 the session's process; a median of ms far above it says that the machine was busy), ns_per_row, rows_per_s, ratio (time
-per row over that of `beside`), cpu_ratio (the same of cpu_ms), speedup (1 / ratio) and of_capacity (the speedup over
+per row over that of `beside`), cpu_ratio (the same of cpu_ms), speedup (1 / ratio), added_us_per_row (time per row less
+that of `beside`) and of_capacity (the speedup over
 that of `capacity`, which is all that the machine's cores can give). Each is the median over the repetitions; ratios
 are taken within each repetition. A case may print `@fact NAME VALUE` lines, which are reported with it.
 
@@ -71,6 +72,9 @@ class Case:
             other = cases[self.beside]
             found["ratio"] = ratio(self.ms, other, other.ms)
             found["speedup"] = 1 / found["ratio"]
+            found["added_us_per_row"] = statistics.median(
+                (a / self.rows - b / other.rows) * 1e3 for a, b in zip(self.ms, other.ms)
+            )
             if self.cpu and other.cpu and not self.is_parallel and not other.is_parallel:
                 found["cpu_ratio"] = ratio(self.cpu, other, other.cpu)
         if self.capacity:

@@ -14,6 +14,8 @@ CREATE TABLE anomaly.alert (
     uuid               uuid        NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
     detector           text        NOT NULL,
     owner              regrole     NOT NULL,
+    -- anomaly: of points; no_data: none have come for no_data_after; error: the detector's runs fail
+    kind               text        NOT NULL DEFAULT 'anomaly' CHECK (kind IN ('anomaly', 'no_data', 'error')),
     status             text        NOT NULL CHECK (status IN ('open', 'acknowledged', 'resolved', 'withdrawn')),
     anomaly_type       text        NOT NULL,
     detection_strategy text        NOT NULL,
@@ -42,6 +44,12 @@ CREATE TABLE anomaly.alert (
     closed_through     timestamptz,
     -- the calendar because of which nobody is told of it
     silenced_by        bigint,
+    -- the alert of a detector that this one depends on, because of which nobody is told either
+    inhibited_by       bigint,
+    -- NULL only where there was no incident to speak of: alerts of an earlier version
+    incident_id        bigint,
+    -- why it is told to nobody: of a shadow, or as likely as not to be chance (fdr)
+    withheld           text        CHECK (withheld IN ('shadow', 'chance')),
     points             integer     NOT NULL,
     -- the most deviating point so far
     peak_at            timestamptz NOT NULL,
@@ -50,21 +58,24 @@ CREATE TABLE anomaly.alert (
     expected           double precision,
     lower              double precision,
     upper              double precision,
-    deviation          double precision NOT NULL,
-    score              double precision NOT NULL,
-    p_value            double precision NOT NULL,
-    direction          text        NOT NULL,
+    -- what a model says: there is none of it where none has judged
+    deviation          double precision,
+    score              double precision,
+    p_value            double precision,
+    direction          text,
     description        text        NOT NULL,
     suggestion         text,
     -- how many numbers were given to transitions that handlers hear of
     transitions        integer     NOT NULL DEFAULT 0,
     related_alerts     uuid[]      NOT NULL DEFAULT '{}',
     metadata           jsonb       NOT NULL DEFAULT '{}',
-    model_version      integer     NOT NULL,
+    model_version      integer,
     run_id             bigint,
+    CHECK (kind <> 'anomaly' OR (deviation IS NOT NULL AND score IS NOT NULL AND p_value IS NOT NULL
+                                 AND direction IS NOT NULL AND model_version IS NOT NULL)),
     PRIMARY KEY (alert_id, slot)
 ) PARTITION BY LIST (slot);
-COMMENT ON TABLE anomaly.alert IS 'alerts: one row per episode of anomalous points of one entity';
+COMMENT ON TABLE anomaly.alert IS 'alerts: one row per episode of anomalous points of one entity, of missing data, or of failing runs';
 
 CREATE TABLE anomaly.alert_00 PARTITION OF anomaly.alert FOR VALUES IN (0);
 CREATE TABLE anomaly.alert_01 PARTITION OF anomaly.alert FOR VALUES IN (1);
@@ -84,15 +95,18 @@ CREATE TABLE anomaly.alert_14 PARTITION OF anomaly.alert FOR VALUES IN (14);
 CREATE TABLE anomaly.alert_15 PARTITION OF anomaly.alert FOR VALUES IN (15);
 
 -- The second wall behind "one row per episode": the same episode cannot be stored twice in a slot.
-CREATE UNIQUE INDEX alert_episode ON anomaly.alert (detector, entity, at, slot);
+CREATE UNIQUE INDEX alert_episode ON anomaly.alert (detector, entity, at, kind, slot);
 -- Few alerts are open at a time: what is related to a new one is looked for among them.
 CREATE INDEX alert_open ON anomaly.alert (detector, alert_id) WHERE status IN ('open', 'acknowledged');
 CREATE INDEX alert_open_entity ON anomaly.alert (entity, alert_id) WHERE status IN ('open', 'acknowledged');
+-- What has ended a moment ago may belong together with what begins now.
+CREATE INDEX alert_ended ON anomaly.alert (resolved_at) WHERE status = 'resolved';
+CREATE INDEX alert_incident ON anomaly.alert (incident_id);
 -- Pages of get_alerts, the newest first: of all, of an owner, and by what is filtered most.
-CREATE INDEX alert_at ON anomaly.alert (at DESC, alert_id DESC);
-CREATE INDEX alert_owner_at ON anomaly.alert (owner, at DESC, alert_id DESC);
-CREATE INDEX alert_type_at ON anomaly.alert (anomaly_type, at DESC);
-CREATE INDEX alert_severity_at ON anomaly.alert (severity_rank, at DESC);
-CREATE INDEX alert_entity_at ON anomaly.alert (entity, at DESC);
+CREATE INDEX alert_at ON anomaly.alert (at DESC, alert_id DESC) WHERE withheld IS NULL;
+CREATE INDEX alert_owner_at ON anomaly.alert (owner, at DESC, alert_id DESC) WHERE withheld IS NULL;
+CREATE INDEX alert_type_at ON anomaly.alert (anomaly_type, at DESC) WHERE withheld IS NULL;
+CREATE INDEX alert_severity_at ON anomaly.alert (severity_rank, at DESC) WHERE withheld IS NULL;
+CREATE INDEX alert_entity_at ON anomaly.alert (entity, at DESC) WHERE withheld IS NULL;
 
 SET LOCAL search_path TO @extschema@, pg_temp;

@@ -90,39 +90,77 @@ SELECT q.detector, q.owner, q.member, q.alerts, q.true_positives, q.false_positi
            NULLIF(q.judged OPERATOR(pg_catalog.+) q.anomalies, 0)::double precision AS f1_score,
        q.false_positive_points OPERATOR(pg_catalog./) NULLIF(q.negatives, 0)::double precision AS false_positive_rate,
        anomaly.wilson_interval(q.false_positive_points, q.negatives) AS false_positive_rate_95,
-       q.alerts OPERATOR(pg_catalog./) NULLIF(q.days, 0) AS alerts_per_day, q.promised_alerts_per_day, q.median_time_to_detect
-  FROM (SELECT d.detector, d.owner, NULL::pg_catalog.text AS member, a.alerts, f.true_positives, f.false_positives, f.missed AS false_negatives,
-               f.true_positives OPERATOR(pg_catalog.+) f.false_positives AS judged,
-               f.true_positives OPERATOR(pg_catalog.+) f.missed AS anomalies,
-               f.false_positive_points,
-               GREATEST(s.points_processed OPERATOR(pg_catalog.-) s.anomalies_detected, 0)
-                   OPERATOR(pg_catalog.+) f.false_positive_points AS negatives,
-               a.days, d.alerts_per_day AS promised_alerts_per_day, f.median_time_to_detect
+       q.alerts OPERATOR(pg_catalog./) NULLIF(GREATEST(q.days, 0), 0) AS alerts_per_day, q.promised_alerts_per_day, q.median_time_to_detect
+  FROM (SELECT d.detector, d.owner, m.member, m.alerts, m.true_positives, m.false_positives, m.false_negatives,
+               m.true_positives OPERATOR(pg_catalog.+) m.false_positives AS judged,
+               m.true_positives OPERATOR(pg_catalog.+) m.false_negatives AS anomalies,
+               m.false_positive_points, m.negatives, m.days,
+               CASE WHEN m.member IS NULL THEN d.alerts_per_day END AS promised_alerts_per_day, m.median_time_to_detect
           FROM anomaly.detector d
           JOIN anomaly.detector_state s ON s.detector OPERATOR(pg_catalog.=) d.detector
          CROSS JOIN LATERAL (
-                SELECT pg_catalog.count(*) FILTER (WHERE g.verdict OPERATOR(pg_catalog.=) 'true_positive') AS true_positives,
-                       pg_catalog.count(*) FILTER (WHERE g.verdict OPERATOR(pg_catalog.=) 'false_positive') AS false_positives,
-                       pg_catalog.count(*) FILTER (WHERE g.verdict OPERATOR(pg_catalog.=) 'missed') AS missed,
-                       COALESCE(pg_catalog.sum(g.points) FILTER (WHERE g.verdict OPERATOR(pg_catalog.=) 'false_positive'), 0) AS false_positive_points,
-                       pg_catalog.percentile_cont(0.5) WITHIN GROUP (ORDER BY g.detected_after)
-                           FILTER (WHERE g.verdict OPERATOR(pg_catalog.=) 'true_positive') AS median_time_to_detect
-                  FROM anomaly.judgement g
-                 WHERE g.detector OPERATOR(pg_catalog.=) d.detector AND g.withdrawn_at IS NULL
-                   AND g.given_at OPERATOR(pg_catalog.>=) d.created_at) f
-         CROSS JOIN LATERAL (
-                SELECT pg_catalog.count(*) AS alerts,
-                       (EXTRACT(epoch FROM COALESCE(s.watermark, pg_catalog.max(b.last_at))
-                           OPERATOR(pg_catalog.-) pg_catalog.min(b.at)) OPERATOR(pg_catalog./) 86400)::double precision AS days
-                  FROM anomaly.alert b
-                 WHERE b.detector OPERATOR(pg_catalog.=) d.detector AND b.raised_at OPERATOR(pg_catalog.>=) d.created_at
-                   AND b.status OPERATOR(pg_catalog.<>) 'withdrawn') a
-        UNION ALL
-        SELECT d.detector, d.owner, p.member, NULL, p.true_positives, p.false_positives, p.false_negatives,
-               p.true_positives OPERATOR(pg_catalog.+) p.false_positives, p.true_positives OPERATOR(pg_catalog.+) p.false_negatives,
-               p.false_positives, p.false_positives OPERATOR(pg_catalog.+) p.true_negatives, NULL, NULL, NULL
-          FROM anomaly.member_performance p
-          JOIN anomaly.detector d ON d.detector OPERATOR(pg_catalog.=) p.detector) q
+                WITH raised AS (
+                    SELECT b.at, b.last_at, b.metadata OPERATOR(pg_catalog.->) 'threshold' AS threshold,
+                           b.metadata OPERATOR(pg_catalog.->) 'detector_results' AS votes
+                      FROM anomaly.alert b
+                     WHERE b.detector OPERATOR(pg_catalog.=) d.detector AND b.raised_at OPERATOR(pg_catalog.>=) d.created_at
+                       AND b.status OPERATOR(pg_catalog.<>) 'withdrawn' AND b.kind OPERATOR(pg_catalog.=) 'anomaly'
+                        AND COALESCE(b.withheld, '') OPERATOR(pg_catalog.<>) 'chance'),
+                -- From where the anomaly began, as far as anybody has said, until people were told.
+                judged AS (
+                    SELECT g.verdict, g.points, g.members, g.from_at OPERATOR(pg_catalog.+) g.detected_after
+                               OPERATOR(pg_catalog.-) LEAST(g.from_at, (
+                                   SELECT pg_catalog.min(o.from_at) FROM anomaly.judgement o
+                                    WHERE o.detector OPERATOR(pg_catalog.=) g.detector AND o.entity OPERATOR(pg_catalog.=) g.entity
+                                      AND o.verdict OPERATOR(pg_catalog.=) 'missed' AND o.withdrawn_at IS NULL
+                                      AND o.from_at OPERATOR(pg_catalog.<=) g.until_at
+                                      AND o.until_at OPERATOR(pg_catalog.>=) g.from_at)) AS time_to_detect
+                      FROM anomaly.judgement g
+                     WHERE g.detector OPERATOR(pg_catalog.=) d.detector AND g.withdrawn_at IS NULL
+                       AND g.given_at OPERATOR(pg_catalog.>=) d.created_at),
+                -- Since when it judges: its oldest model ends there; that one may be gone by now.
+                period AS (
+                    SELECT pg_catalog.count(*) AS alerts,
+                           (EXTRACT(epoch FROM COALESCE(s.watermark, pg_catalog.max(r.last_at)) OPERATOR(pg_catalog.-) LEAST(pg_catalog.min(r.at), (
+                               SELECT pg_catalog.min(v.trained_until) FROM anomaly.model v
+                                WHERE v.detector OPERATOR(pg_catalog.=) d.detector)))
+                               OPERATOR(pg_catalog./) 86400)::double precision AS days
+                      FROM raised r)
+                SELECT NULL::pg_catalog.text AS member, t.alerts, t.days, f.true_positives, f.false_positives, f.false_negatives,
+                       f.false_positive_points,
+                       GREATEST(s.points_processed OPERATOR(pg_catalog.-) s.anomalies_detected, 0)
+                           OPERATOR(pg_catalog.+) f.false_positive_points AS negatives,
+                       f.median_time_to_detect
+                  FROM period t
+                 CROSS JOIN (
+                        SELECT pg_catalog.count(*) FILTER (WHERE j.verdict OPERATOR(pg_catalog.=) 'true_positive') AS true_positives,
+                               pg_catalog.count(*) FILTER (WHERE j.verdict OPERATOR(pg_catalog.=) 'false_positive') AS false_positives,
+                               pg_catalog.count(*) FILTER (WHERE j.verdict OPERATOR(pg_catalog.=) 'missed') AS false_negatives,
+                               COALESCE(pg_catalog.sum(j.points) FILTER (WHERE j.verdict OPERATOR(pg_catalog.=) 'false_positive'), 0) AS false_positive_points,
+                               pg_catalog.percentile_cont(0.5) WITHIN GROUP (ORDER BY j.time_to_detect)
+                                   FILTER (WHERE j.verdict OPERATOR(pg_catalog.=) 'true_positive') AS median_time_to_detect
+                          FROM judged j) f
+                UNION ALL
+                SELECT k.member, k.alerts, t.days, COALESCE(p.true_positives, 0), COALESCE(p.false_positives, 0), COALESCE(p.false_negatives, 0),
+                       COALESCE(p.false_positives, 0), COALESCE(p.false_positives OPERATOR(pg_catalog.+) p.true_negatives, 0),
+                       (SELECT pg_catalog.percentile_cont(0.5) WITHIN GROUP (ORDER BY j.time_to_detect) FROM judged j
+                         WHERE j.verdict OPERATOR(pg_catalog.=) 'true_positive'
+                           AND (j.members OPERATOR(pg_catalog.->) k.member) OPERATOR(pg_catalog.=) 'true'::jsonb)
+                  FROM period t
+                 CROSS JOIN (
+                        SELECT v.member, pg_catalog.sum(v.found) AS alerts
+                          FROM (SELECT n.member, 0 AS found FROM anomaly.member_performance n
+                                 WHERE n.detector OPERATOR(pg_catalog.=) d.detector
+                                UNION ALL
+                                -- as feedback counts them: those that would have told it by themselves
+                                SELECT e.member, CASE WHEN pg_catalog.jsonb_typeof(e.score) OPERATOR(pg_catalog.=) 'number'
+                                                       AND e.score OPERATOR(pg_catalog.>=) r.threshold THEN 1 ELSE 0 END
+                                  FROM raised r
+                                 CROSS JOIN LATERAL pg_catalog.jsonb_each(
+                                       CASE pg_catalog.jsonb_typeof(r.votes) WHEN 'object' THEN r.votes ELSE '{}' END) AS e (member, score)) v
+                         GROUP BY v.member) k
+                  LEFT JOIN anomaly.member_performance p
+                    ON p.detector OPERATOR(pg_catalog.=) d.detector AND p.member OPERATOR(pg_catalog.=) k.member) m) q
  WHERE pg_catalog.pg_has_role(CURRENT_USER, q.owner, 'MEMBER')
     OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_monitor', 'MEMBER')
     OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER');

@@ -13,6 +13,8 @@ CREATE TABLE anomaly.handler (
     target     text        NOT NULL,
     matchers   jsonb       NOT NULL DEFAULT '{}',
     template   text,
+    -- alert: told of each; incident: of its first alert, of what is worse than all before, and of its end
+    per        text        NOT NULL DEFAULT 'alert' CHECK (per IN ('alert', 'incident')),
     -- handlers of one transition are called in this order
     rank       integer     NOT NULL DEFAULT 0,
     enabled    boolean     NOT NULL DEFAULT true,
@@ -28,7 +30,7 @@ CREATE TABLE anomaly.outbox (
     alert_id   bigint      NOT NULL,
     -- of the transition among those of its alert
     sequence   integer     NOT NULL,
-    transition text        NOT NULL CHECK (transition IN ('opened', 'escalated', 'reopened', 'acknowledged', 'resolved', 'withdrawn')),
+    transition text        NOT NULL CHECK (transition IN ('opened', 'escalated', 'reopened', 'acknowledged', 'resolved', 'withdrawn', 'summary')),
     handler    text        NOT NULL REFERENCES anomaly.handler ON DELETE CASCADE,
     owner      regrole     NOT NULL,
     detector   text        NOT NULL,
@@ -53,7 +55,7 @@ SELECT h.handler, h.owner, h.kind,
        -- addresses can carry secrets: others than the owner see where they lead, and no more
        CASE WHEN h.kind IN ('function', 'notify') OR pg_catalog.pg_has_role(CURRENT_USER, h.owner, 'MEMBER') THEN h.target
             ELSE pg_catalog.regexp_replace(h.target, '^([a-z]+://)?([^/@]*@)?([^/?#:]*).*$', '\1\3') END AS target,
-       h.matchers, h.template, h.rank, h.enabled, h.created_at
+       h.matchers, h.template, h.rank, h.enabled, h.created_at, h.per
   FROM anomaly.handler h
  WHERE pg_catalog.pg_has_role(CURRENT_USER, h.owner, 'MEMBER')
     OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_monitor', 'MEMBER')

@@ -32,6 +32,7 @@ CREATE TABLE anomaly.run (
     entities_replayed bigint,
     alerts_amended   bigint,
     alerts_withdrawn bigint,
+    alerts_suppressed bigint,
     error_code       text,
     error_message    text,
     PRIMARY KEY (run_id, slot),

@@ -19,17 +19,26 @@ CREATE TABLE anomaly.anomaly_type (
     anomaly_type text    NOT NULL PRIMARY KEY,
     family       text    NOT NULL CHECK (family IN ('system', 'user', 'data', 'other')),
     description  text    NOT NULL,
-    builtin      boolean NOT NULL DEFAULT false
+    builtin      boolean NOT NULL DEFAULT false,
+    -- of those that users have added
+    owner        regrole CHECK (builtin OR owner IS NOT NULL)
 );
 COMMENT ON TABLE anomaly.anomaly_type IS 'registry of anomaly types';
 
 CREATE TABLE anomaly.strategy (
     strategy    text    NOT NULL PRIMARY KEY,
     short_name  text    NOT NULL UNIQUE,
-    family      text    NOT NULL CHECK (family IN ('statistical', 'learning', 'hybrid')),
+    family      text    NOT NULL CHECK (family IN ('statistical', 'learning', 'hybrid', 'own')),
     description text    NOT NULL,
     available   boolean NOT NULL,
-    builtin     boolean NOT NULL DEFAULT false
+    builtin     boolean NOT NULL DEFAULT false,
+    -- of those that users have made: qualified names of functions, as text, because a regprocedure stands in the way of pg_upgrade
+    owner       regrole,
+    score_function    text,
+    train_function    text,
+    expected_function text,
+    created_at  timestamptz,
+    CHECK (builtin OR owner IS NOT NULL AND score_function IS NOT NULL)
 );
 COMMENT ON TABLE anomaly.strategy IS 'registry of detection strategies; available says whether this version implements it';
 
@@ -43,7 +52,8 @@ CREATE TABLE anomaly.monitor (
     enabled      boolean     NOT NULL DEFAULT true,
     created_at   timestamptz NOT NULL DEFAULT pg_catalog.now(),
     next_due     timestamptz,
-    consecutive_failures integer NOT NULL DEFAULT 0
+    consecutive_failures integer NOT NULL DEFAULT 0,
+    coalesced    bigint      NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE anomaly.monitor IS 'sources that a worker runs on a schedule and whose measurements land in anomaly.sample';
 
@@ -78,6 +88,8 @@ CREATE TABLE anomaly.detector (
     min_data_points integer     NOT NULL DEFAULT 100 CHECK (min_data_points >= 2),
     threshold       double precision CHECK (threshold > 0 AND threshold < 'Infinity'),
     alerts_per_day  double precision NOT NULL DEFAULT 1 CHECK (alerts_per_day > 0 AND alerts_per_day < 'Infinity'),
+    -- the share of false alarms among those that are told, NULL where only alerts_per_day decides
+    fdr             double precision CHECK (fdr > 0 AND fdr < 1),
     fire_after      integer     NOT NULL DEFAULT 1 CHECK (fire_after >= 1),
     clear_after     integer     NOT NULL DEFAULT 3 CHECK (clear_after >= 1),
     -- for how long after its end an alert is opened again instead of a new one
@@ -96,13 +108,20 @@ CREATE TABLE anomaly.detector (
     direction       text        NOT NULL DEFAULT 'both' CHECK (direction IN ('both', 'above', 'below')),
     min_effect      double precision NOT NULL DEFAULT 0 CHECK (min_effect >= 0 AND min_effect < 'Infinity'),
     min_relative_effect double precision NOT NULL DEFAULT 0 CHECK (min_relative_effect >= 0 AND min_relative_effect < 'Infinity'),
+    -- after how long without a point that is an alert, NULL where it is none
+    no_data_after   interval    CHECK (no_data_after > interval '0'),
+    -- detectors whose open alerts keep those of this one from being told
+    depends_on      text[]      NOT NULL DEFAULT '{}' CHECK (pg_catalog.array_position(depends_on, NULL) IS NULL),
+    -- alerts of detectors that share one belong together
+    labels          text[]      NOT NULL DEFAULT '{}' CHECK (pg_catalog.array_position(labels, NULL) IS NULL),
     params          jsonb       NOT NULL DEFAULT '{}',
     enabled         boolean     NOT NULL DEFAULT true,
     created_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
     updated_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
     CHECK (every IS NULL OR cron IS NULL),
     CHECK ((kind = 'ratio') = (trials_column IS NOT NULL)),
-    CHECK (bucket IS NOT NULL OR (aggregate = 'avg' AND on_missing = 'ignore'))
+    CHECK (bucket IS NOT NULL OR (aggregate = 'avg' AND on_missing = 'ignore')),
+    CHECK (fdr IS NULL OR (bucket IS NOT NULL AND late_window = interval '0'))
 );
 COMMENT ON TABLE anomaly.detector IS 'configuration of each detector; what changes at each scan is in anomaly.detector_state';
 
@@ -116,6 +135,13 @@ CREATE TABLE anomaly.detector_state (
     watermark      timestamptz,
     next_due       timestamptz,
     consecutive_failures integer NOT NULL DEFAULT 0,
+    -- due times that had no run of their own: the next one covers them
+    coalesced      bigint      NOT NULL DEFAULT 0,
+    -- the first failure of the latest failures in a row
+    failing_since  timestamptz,
+    -- alerts that are open: of failing runs, and of no data from any entity
+    error_alert    bigint,
+    no_data_alert  bigint,
     last_scan_at   timestamptz,
     last_training_time timestamptz,
     -- what it may learn from is something else now: trained anew at its next run
@@ -128,7 +154,20 @@ CREATE TABLE anomaly.detector_state (
     detection_times double precision[] NOT NULL DEFAULT '{}',
     points_processed bigint    NOT NULL DEFAULT 0,
     anomalies_detected bigint  NOT NULL DEFAULT 0,
-    entities_skipped bigint    NOT NULL DEFAULT 0
+    entities_skipped bigint    NOT NULL DEFAULT 0,
+    -- of the latest scan: more than it may open
+    alerts_suppressed bigint   NOT NULL DEFAULT 0,
+    -- anomaly.stats: counted in the same row as everything else that a run changes
+    stats_since    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    scans          bigint      NOT NULL DEFAULT 0,
+    failures       bigint      NOT NULL DEFAULT 0,
+    rows_read      bigint      NOT NULL DEFAULT 0,
+    alerts_opened  bigint      NOT NULL DEFAULT 0,
+    scan_ms        double precision NOT NULL DEFAULT 0,
+    max_scan_ms    double precision NOT NULL DEFAULT 0,
+    -- what the counters above them were then
+    points_before  bigint      NOT NULL DEFAULT 0,
+    anomalies_before bigint    NOT NULL DEFAULT 0
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE anomaly.detector_state IS 'where each detector stands: watermark, next due time, status';
 
@@ -177,6 +216,20 @@ CREATE TABLE anomaly.checkpoint (
     FOREIGN KEY (detector, version) REFERENCES anomaly.model ON DELETE CASCADE
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE anomaly.checkpoint IS 'earlier states of entities, from which they are judged again when rows of their late_window change';
+
+-- Only of detectors with no_data_after. What has been there of a series is no matter of a model's version.
+CREATE TABLE anomaly.last_data (
+    detector      text        NOT NULL REFERENCES anomaly.detector ON DELETE CASCADE,
+    entity        text        NOT NULL,
+    -- of the latest point
+    at            timestamptz NOT NULL,
+    -- up to when a calendar has excused that there is none
+    excused_until timestamptz,
+    -- of no data, while it is open
+    alert_id      bigint,
+    PRIMARY KEY (detector, entity)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE anomaly.last_data IS 'when each entity of a detector with no_data_after has had its latest point';
 
 CREATE TABLE anomaly.member_performance (
     detector        text    NOT NULL REFERENCES anomaly.detector ON DELETE CASCADE,

@@ -8,11 +8,12 @@ SELECT d.detector, d.owner, s.status, s.status_reason, s.status_hint, d.enabled,
        d.entity_type, d.source_kind, COALESCE(d.source_relation::pg_catalog.text, d.source_query) AS source,
        d.value_column, d.at_column, d.entity_column, d.trials_column, d.feature_columns, d.category_columns, d.kind, d.bucket,
        d.aggregate, d.on_missing, d.every, d.cron, d.time_zone, d.settle, d.late_window, d.training_window,
-       d.retrain_every, d.min_data_points, d.threshold, d.alerts_per_day, d.fire_after, d.clear_after, d.cool_down, d.max_entities, d.direction,
+       d.retrain_every, d.min_data_points, d.threshold, d.alerts_per_day, d.fdr, d.fire_after, d.clear_after, d.cool_down, d.max_entities, d.direction,
        d.min_effect, d.min_relative_effect, d.params,
        d.created_at, d.updated_at, s.watermark, s.next_due, s.last_scan_at, s.last_training_time, s.consecutive_failures,
        s.points_processed, s.anomalies_detected, s.entities_skipped,
-       m.version AS model_version, m.trained_rows, m.entities, m.points_per_day
+       m.version AS model_version, m.trained_rows, m.entities, m.points_per_day,
+       d.no_data_after, d.depends_on, d.labels
   FROM anomaly.detector d
   JOIN anomaly.detector_state s ON s.detector OPERATOR(pg_catalog.=) d.detector
   LEFT JOIN anomaly.model m ON m.detector OPERATOR(pg_catalog.=) d.detector AND m.active
@@ -32,11 +33,13 @@ SELECT a.alert_id AS id, a.uuid, a.detector, a.owner, a.status, a.severity, a.an
        CASE WHEN pg_catalog.pg_has_role(CURRENT_USER, a.owner, 'MEMBER') THEN a.metadata
             ELSE a.metadata OPERATOR(pg_catalog.-) '{features,nearest_normal}'::text[] END AS metadata,
        a.model_version, a.run_id,
-       a.severity OPERATOR(pg_catalog.>=) 'critical'::anomaly.severity AS is_critical, a.severity_rank
+       a.severity OPERATOR(pg_catalog.>=) 'critical'::anomaly.severity AS is_critical, a.severity_rank,
+       a.kind, a.incident_id, a.inhibited_by
   FROM anomaly.alert a
- WHERE pg_catalog.pg_has_role(CURRENT_USER, a.owner, 'MEMBER')
+ WHERE a.withheld IS NULL
+   AND (pg_catalog.pg_has_role(CURRENT_USER, a.owner, 'MEMBER')
     OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_monitor', 'MEMBER')
-    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER');
+    OR pg_catalog.pg_has_role(CURRENT_USER, 'anomaly_admin', 'MEMBER'));
 COMMENT ON VIEW anomaly.alerts IS 'alerts that the reader owns or may see, one row per episode';
 
 CREATE VIEW anomaly.models WITH (security_barrier) AS

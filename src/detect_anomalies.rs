@@ -4,7 +4,7 @@ use anomaly_core::{
     Detector, DetectorConfig, Direction, EntityState, Outcome, Status, Verdict,
     gaps::{Arrival, OnMissing},
 };
-use pgrx::{JsonB, datum::Interval, pg_sys, prelude::*};
+use pgrx::{datum::Interval, pg_sys, prelude::*};
 
 use crate::{
     detector::{
@@ -12,7 +12,7 @@ use crate::{
         source::{self, Columns, Named, Source, read_all_query},
     },
     error::{SqlResult, from_core, invalid},
-    pg::{result_set::ResultSet, session, stream},
+    pg::{json_arg::JsonArg, result_set::ResultSet, session, stream},
     sql,
 };
 
@@ -58,7 +58,7 @@ fn detect_anomalies(
     alerts_per_day: Option<f64>,
     min_data_points: Option<i32>,
     time_zone: Option<&str>,
-    params: Option<JsonB>,
+    params: Option<JsonArg>,
     kind: Option<&str>,
     trials: Option<&str>,
     direction: Option<&str>,
@@ -95,16 +95,24 @@ fn detect_anomalies(
     let columns = Columns::choose(&source, &named, &sampling)?;
     let detector = Detector::new(DetectorConfig {
         strategy: strategy.unwrap_or("auto").to_owned(),
+        own: crate::strategy::functions(
+            strategy.unwrap_or("auto"),
+            session::current_user(),
+            params.as_ref().map_or(&serde_json::Value::Null, |p| &p.0),
+            "detect_anomalies",
+        )?,
         params: params.map_or(serde_json::Value::Null, |p| p.0),
         threshold,
         alerts_per_day: alerts_per_day.unwrap_or(1.0),
         points_per_day: None,
+        entities: 1,
         min_data_points,
         fire_after: 1,
         clear_after: 1,
         cool_down: 0,
         metric_name: sampling.label(columns.value.as_deref(), aggregate),
         anomaly_type: "data_outlier".to_owned(),
+        family: None,
         time_zone: time_zone.to_owned(),
         kind: sampling.kind,
         performance: Vec::new(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
-use crate::pg::guc_prefix;
+use crate::{pg::guc_prefix, run::Misfire};
 
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static LAUNCHER_NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(1_000);
@@ -15,11 +15,26 @@ static SCAN_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static MAX_SCAN_DURATION: GucSetting<i32> = GucSetting::<i32>::new(600_000);
 static CRASH_WAIT: GucSetting<i32> = GucSetting::<i32>::new(300_000);
 static MAX_CONSECUTIVE_FAILURES: GucSetting<i32> = GucSetting::<i32>::new(10);
+static MISFIRE: GucSetting<Misfire> = GucSetting::<Misfire>::new(Misfire::Once);
+static MISFIRE_AFTER: GucSetting<i32> = GucSetting::<i32>::new(300_000);
+static CATCH_UP_SPREAD: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static KEEP_MODEL_VERSIONS: GucSetting<i32> = GucSetting::<i32>::new(5);
 static TRAIN_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(512 << 10);
 static NOTIFICATIONS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static HANDLER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+static INCIDENT_GAP: GucSetting<i32> = GucSetting::<i32>::new(15 * 60_000);
+static ERROR_ALERT_AFTER: GucSetting<i32> = GucSetting::<i32>::new(3);
+static MESSAGES_PER_SCAN: GucSetting<i32> = GucSetting::<i32>::new(20);
 static TRAIN_TIME_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(600_000);
+static SCAN_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(1 << 20);
+static JOB_TIME_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(1_800_000);
+static MAX_QUEUED_JOBS: GucSetting<i32> = GucSetting::<i32>::new(100);
+static MAX_DETECTORS_PER_ROLE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+static MIN_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+static MAX_ALERTS_PER_SCAN: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static MAX_PAYLOAD: GucSetting<i32> = GucSetting::<i32>::new(16 << 10);
+static WRITE_CHECK: GucSetting<bool> = GucSetting::<bool>::new(true);
+static WRITE_CHECK_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(64 << 10);
 
 const DAY_MS: i32 = 86_400_000;
 
@@ -71,6 +86,23 @@ pub fn max_consecutive_failures() -> i32 {
     MAX_CONSECUTIVE_FAILURES.get()
 }
 
+/// What becomes of a due time that passed while nothing ran. Default once: a scan reads all that has
+/// come since the last, so one is as good as many, and without it alerts would be late as well.
+pub fn misfire() -> Misfire {
+    MISFIRE.get()
+}
+
+/// How late a due time is missed. Default 5 min: less is a restart or a queue.
+pub fn misfire_after() -> Duration {
+    millis(&MISFIRE_AFTER)
+}
+
+/// Time over which an owner's missed runs are made up for. Default 1 min: long enough for a server
+/// that has just started to serve others too.
+pub fn catch_up_spread() -> Duration {
+    millis(&CATCH_UP_SPREAD)
+}
+
 /// How many versions of a detector's model are kept. Default 5: a bad one is noticed within some
 /// trainings, and each version has as many entity states as the active one.
 pub fn keep_model_versions() -> i64 {
@@ -89,7 +121,7 @@ pub fn train_time_limit() -> Option<Duration> {
     Some(millis(&TRAIN_TIME_LIMIT)).filter(|d| !d.is_zero())
 }
 
-/// Whether handlers are told what happens to alerts. Default on. Off stores alerts all the same; what happens
+/// Whether handlers and listeners are told what happens to alerts. Default on. Off stores alerts all the same; what happens
 /// meanwhile is not told later.
 pub fn notifications() -> bool {
     NOTIFICATIONS.get()
@@ -99,6 +131,77 @@ pub fn notifications() -> bool {
 /// hangs does not keep its owner's scans for long.
 pub fn handler_timeout() -> Duration {
     millis(&HANDLER_TIMEOUT)
+}
+
+/// Bytes that a scan may take. Default 1 GB: twice what the training of as many entities may, because a
+/// scan holds their states and what it has to say of them.
+pub fn scan_memory() -> usize {
+    usize::try_from(SCAN_MEMORY.get()).unwrap_or(0) << 10
+}
+
+/// Longest job. Default 30 min: a backtest of months takes minutes, and the scans of its owner wait for it.
+/// None when 0.
+pub fn job_time_limit() -> Option<Duration> {
+    Some(millis(&JOB_TIME_LIMIT)).filter(|d| !d.is_zero())
+}
+
+/// How many jobs of one owner may wait; negative: as many as they like. Default 100: a training of each
+/// detector of a large set, and no more rows than a look at the table takes in.
+pub fn max_queued_jobs() -> i64 {
+    MAX_QUEUED_JOBS.get().into()
+}
+
+/// How many detectors a role may own; negative: as many as it likes. Default 1000: at a scan of 20 ms each
+/// one worker is through with them in 20 s.
+pub fn max_detectors_per_role() -> i64 {
+    MAX_DETECTORS_PER_ROLE.get().into()
+}
+
+/// Shortest time between two scans of a detector. Default 1 s, below which a run costs more than it reads.
+pub fn min_interval() -> Duration {
+    millis(&MIN_INTERVAL)
+}
+
+/// How many alerts one scan may open; `None`: as many as there are. Default 10,000: one for each entity that a
+/// detector has by default, which is more than anybody reads.
+pub fn max_alerts_per_scan() -> Option<usize> {
+    usize::try_from(MAX_ALERTS_PER_SCAN.get()).ok()
+}
+
+/// Bytes of JSON that a session may bring at a time; `None`: as many as PostgreSQL takes. Default 16 MB, some
+/// hundred thousand points: reading JSON takes ten times its size in memory.
+pub fn max_payload() -> Option<usize> {
+    usize::try_from(MAX_PAYLOAD.get()).ok().map(|kilobytes| kilobytes << 10)
+}
+
+/// How far apart in time alerts may lie that belong to one incident. Default 15 min: what has one cause is seen by
+/// detectors that run every minute and by those that run every ten.
+pub fn incident_gap() -> Duration {
+    millis(&INCIDENT_GAP)
+}
+
+/// After how many failures in a row there is an alert of it. Default 3: with the back-off that is some three
+/// intervals, so that a restart of what is read alerts nobody.
+pub fn error_alert_after() -> i32 {
+    ERROR_ALERT_AFTER.get()
+}
+
+/// Of how many alerts one scan tells a handler one by one. Default 20: as many as somebody reads; of the others
+/// it says how many there are.
+pub fn messages_per_scan() -> usize {
+    usize::try_from(MESSAGES_PER_SCAN.get()).unwrap_or(1)
+}
+
+/// Whether rows are judged as they are written, by detectors of `anomaly.watch_writes`. Default on. Anybody may turn it
+/// off: a row that was rejected and is right has to get in, and a check that can be wrong keeps nobody out.
+pub fn write_check() -> bool {
+    WRITE_CHECK.get()
+}
+
+/// Bytes of decoded states that a session keeps for rows that it writes. Default 64 MB: 10,000 entities of the statistical
+/// strategies, some 1,700 of `auto`; beyond, states are read again.
+pub fn write_check_memory() -> usize {
+    usize::try_from(WRITE_CHECK_MEMORY.get()).unwrap_or(0) << 10
 }
 
 fn millis(setting: &GucSetting<i32>) -> Duration {
@@ -188,6 +291,34 @@ pub fn init() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    GucRegistry::define_enum_guc(
+        c"anomaly_detection.misfire",
+        c"What becomes of runs that were due while nothing ran.",
+        c"once: one run makes up for all of them; skip: the next one comes when it would have come anyway.",
+        &MISFIRE,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    int(
+        c"anomaly_detection.misfire_after_ms",
+        c"How late a run is missed.",
+        c"See anomaly_detection.misfire.",
+        &MISFIRE_AFTER,
+        1_000,
+        DAY_MS,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"anomaly_detection.catch_up_spread_ms",
+        c"Time over which runs that were missed are made up for.",
+        c"Never longer than the detector's interval; 0 begins with all at once.",
+        &CATCH_UP_SPREAD,
+        0,
+        DAY_MS,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
     int(
         c"anomaly_detection.keep_model_versions",
         c"How many versions of a detector's model are kept.",
@@ -220,8 +351,8 @@ pub fn init() {
     );
     GucRegistry::define_bool_guc(
         c"anomaly_detection.notifications",
-        c"Tells handlers what happens to alerts.",
-        c"When off, alerts are stored and handlers hear nothing of them.",
+        c"Tells handlers and listeners what happens to alerts.",
+        c"When off, alerts are stored and nobody hears of them.",
         &NOTIFICATIONS,
         GucContext::Userset,
         GucFlags::default(),
@@ -235,6 +366,124 @@ pub fn init() {
         600_000,
         GucContext::Suset,
         GucFlags::UNIT_MS,
+    );
+    int(
+        c"anomaly_detection.scan_memory",
+        c"Memory that a scan may take.",
+        c"A scan that needs more ends with an error and counts as a failure.",
+        &SCAN_MEMORY,
+        1 << 10,
+        1 << 30,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
+    int(
+        c"anomaly_detection.job_time_limit",
+        c"Longest job.",
+        c"A longer one is cancelled; 0 means no limit.",
+        &JOB_TIME_LIMIT,
+        0,
+        DAY_MS,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"anomaly_detection.max_queued_jobs",
+        c"Jobs of one owner that may wait at a time.",
+        c"-1 means no limit; superusers have none.",
+        &MAX_QUEUED_JOBS,
+        -1,
+        1_000_000,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    int(
+        c"anomaly_detection.max_detectors_per_role",
+        c"Detectors that a role may own.",
+        c"-1 means no limit; superusers have none.",
+        &MAX_DETECTORS_PER_ROLE,
+        -1,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    int(
+        c"anomaly_detection.min_interval",
+        c"Shortest time between two scans of a detector.",
+        c"Asked for when a detector is created or altered, but not of superusers.",
+        &MIN_INTERVAL,
+        1_000,
+        DAY_MS,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"anomaly_detection.max_alerts_per_scan",
+        c"Alerts that one scan may open.",
+        c"The most deviating ones are opened, the others counted; -1 means no limit.",
+        &MAX_ALERTS_PER_SCAN,
+        -1,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    int(
+        c"anomaly_detection.max_payload",
+        c"Size of the JSON that a session may bring at a time.",
+        c"A larger one is refused before it is read; -1 means no limit.",
+        &MAX_PAYLOAD,
+        -1,
+        1 << 20,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
+    int(
+        c"anomaly_detection.incident_gap",
+        c"How far apart in time alerts may lie that belong to one incident.",
+        c"Alerts that share an entity, a source, a label or a dependency.",
+        &INCIDENT_GAP,
+        0,
+        DAY_MS,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"anomaly_detection.error_alert_after",
+        c"Failures in a row after which there is an alert of kind error.",
+        c"A detector that is broken has one at once.",
+        &ERROR_ALERT_AFTER,
+        1,
+        1_000,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    int(
+        c"anomaly_detection.messages_per_scan",
+        c"Of how many alerts one scan tells a handler one by one.",
+        c"Of those beyond, the handler gets one summary.",
+        &MESSAGES_PER_SCAN,
+        1,
+        100_000,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"anomaly_detection.write_check",
+        c"Judges rows as they are written, where anomaly.watch_writes() asked for it.",
+        c"When off, rows are written without a verdict, and those that would be rejected as well.",
+        &WRITE_CHECK,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    int(
+        c"anomaly_detection.write_check_memory",
+        c"Memory for what detectors know, in a session that writes rows they judge.",
+        c"What does not fit is read again when it is needed.",
+        &WRITE_CHECK_MEMORY,
+        64,
+        1 << 30,
+        GucContext::Userset,
+        GucFlags::UNIT_KB,
     );
     guc_prefix::reserve();
 }

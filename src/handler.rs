@@ -3,13 +3,14 @@
 //! [`outbox`] writes a row per transition of an alert and handler in the commit that changes the alert.
 //! [`deliver`] takes what is due, one row in one transaction: in the scan worker that connected as the
 //! owner, in `CALL anomaly.run_due()`, and by hand. `create_handler`, `drop_handler` and
-//! `enable_handler` are what users call.
+//! `enable_handler` are what users call; [`secrets`] keep what addresses must not show.
 
 mod create_handler;
 pub mod deliver;
 mod drop_handler;
 mod enable_handler;
 pub mod outbox;
+mod secrets;
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 

@@ -1,7 +1,7 @@
 //! What the scheduler can say about itself: the rows of kind 'system' in `anomaly.health`, and who is
 //! running for `anomaly.progress`.
 
-use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
+use pgrx::{datum::TimestampWithTimeZone, pg_sys::panic::ErrorReport, prelude::*};
 
 use crate::{
     error::SqlResult,
@@ -73,7 +73,9 @@ fn problems() -> SqlResult<Vec<Problem>> {
                 ),
                 _ => {}
             }
-            if entry.starved > 0 && session::now() - entry.last_starved < STARVED_MICROS {
+            if entry.starved > 0
+                && entry.last_starved.abs_diff(session::now()) < STARVED_MICROS.unsigned_abs()
+            {
                 add(
                     "starved",
                     format!("due work found no worker slot, {} times so far", entry.starved),
@@ -111,6 +113,57 @@ fn scheduler_health() -> Result<
         rows.push(("scheduler".to_owned(), "ok".to_owned(), None, None));
     }
     Ok(TableIterator::new(rows))
+}
+
+/// What the scheduler knows of this database, since the server started. No row without
+/// shared_preload_libraries.
+// pgrx sees that this returns a table only if `Result` is written out.
+#[allow(clippy::type_complexity)]
+#[pg_extern(schema = "anomaly", volatile, parallel_restricted)]
+fn scheduler_state() -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(launcher_pid, Option<i32>),
+            name!(workers, i32),
+            name!(workers_here, i32),
+            name!(max_workers, i32),
+            name!(visits, i64),
+            name!(failed_visits, i64),
+            name!(next_visit_at, Option<TimestampWithTimeZone>),
+            name!(starved, i64),
+            name!(last_starved_at, Option<TimestampWithTimeZone>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let here = bgworker::my_database().to_u32();
+    let known = shmem::read(|shared| {
+        let count = |wanted: &dyn Fn(u32) -> bool| {
+            shared.slots.iter().filter(|s| s.database != 0 && wanted(s.database)).count()
+        };
+        let entry = shared.databases.iter().find(|d| d.oid == here).copied();
+        (shared.launcher_pid, count(&|_| true), count(&|d| d == here), entry)
+    });
+    let Some((launcher, workers, workers_here, entry)) = known else {
+        return Ok(TableIterator::new(Vec::new()));
+    };
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let time = |at: i64| -> SqlResult<Option<TimestampWithTimeZone>> {
+        if at == 0 || at == shmem::NEVER { Ok(None) } else { sql::timestamptz(at).map(Some) }
+    };
+    let row = (
+        (launcher != 0).then_some(launcher),
+        workers as i32,
+        workers_here as i32,
+        i32::try_from(gucs::max_workers()).unwrap_or(i32::MAX),
+        entry.map_or(0, |e| number(e.visits)),
+        entry.map_or(0, |e| i64::from(e.failures)),
+        time(entry.map_or(0, |e| e.next_due.max(e.not_before)))?,
+        entry.map_or(0, |e| number(e.starved)),
+        time(entry.map_or(0, |e| e.last_starved))?,
+    );
+    Ok(TableIterator::new(vec![row]))
 }
 
 /// Scan workers of this database and the run each is executing. Numbers only: what they stand for

@@ -5,6 +5,7 @@
 
 mod anomaly_score;
 mod anomaly_summary;
+mod anomaly_type;
 mod completeness;
 mod decompose;
 mod detect_anomalies;
@@ -17,6 +18,7 @@ mod handler;
 mod health;
 mod iqr_score;
 mod isolation_forest;
+mod job;
 mod json;
 mod limits;
 mod modified_zscore;
@@ -25,6 +27,8 @@ mod monitor_system;
 mod pg;
 mod run;
 mod sql;
+mod stats;
+mod strategy;
 mod uniqueness;
 mod validity;
 mod volume_check;
@@ -55,6 +59,9 @@ pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", requires = ["boo
 pgrx::extension_sql_file!("../sql/registries.sql", name = "registries", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/handlers.sql", name = "handlers", requires = ["alerts"]);
+pgrx::extension_sql_file!("../sql/secrets.sql", name = "secrets", requires = ["handlers"]);
+pgrx::extension_sql_file!("../sql/warnings.sql", name = "warnings", requires = ["secrets"]);
+pgrx::extension_sql_file!("../sql/replication.sql", name = "replication", requires = ["handlers"]);
 pgrx::extension_sql_file!("../sql/samples.sql", name = "samples", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/monitors.sql", name = "monitors", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/runs.sql", name = "runs", requires = ["tables"]);
@@ -64,6 +71,7 @@ pgrx::extension_sql_file!(
     requires = [
         "runs",
         "handlers",
+        "warnings",
         handler::deliver::deliver,
         run::claim_next_due,
         run::perform_claimed,
@@ -72,10 +80,33 @@ pgrx::extension_sql_file!(
         run::paused_reason,
         run::resume,
         run::pause,
+        run::owner_problem,
         health::scheduler_health,
+        health::scheduler_state,
         health::running_workers,
         health::due_of_others
     ]
+);
+pgrx::extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["scheduling"]);
+pgrx::extension_sql_file!(
+    "../sql/jobs.sql",
+    name = "jobs",
+    requires = [
+        "tables",
+        health::running_workers,
+        job::submit::submit,
+        job::cancel_job::cancel_job,
+        job::cancel_job::job_result,
+        job::job_is_alive,
+        job::claim_next_job,
+        job::perform_job,
+        job::settle_job
+    ]
+);
+pgrx::extension_sql_file!(
+    "../sql/stats.sql",
+    name = "stats",
+    requires = ["tables", stats::reset_stats]
 );
 pgrx::extension_sql_file!(
     "../sql/views.sql",
@@ -87,21 +118,43 @@ pgrx::extension_sql_file!(
     name = "feedback",
     requires = ["views", detector::feedback::wilson_interval]
 );
+pgrx::extension_sql_file!("../sql/shadow.sql", name = "shadow", requires = ["feedback"]);
 pgrx::extension_sql_file!(
     "../sql/engine.sql",
     name = "engine",
-    requires =
-        ["views", detector::get_alerts::alert_page]
+    requires = ["views", detector::get_alerts::alert_page]
+);
+pgrx::extension_sql_file!(
+    "../sql/writes.sql",
+    name = "writes",
+    requires = ["views", run::paused_reason]
 );
 pgrx::extension_sql_file!(
     "../sql/calendars.sql",
     name = "calendars",
     requires = ["views", detector::calendars::next_occurrence]
 );
+pgrx::extension_sql_file!("../sql/extending.sql", name = "extending", requires = ["views"]);
+pgrx::extension_sql_file!(
+    "../sql/incidents.sql",
+    name = "incidents",
+    requires = ["alerts", "handlers"]
+);
 pgrx::extension_sql_file!(
     "../sql/dump.sql",
     name = "dump",
-    requires = ["views", "feedback", "calendars", "scheduling"],
+    requires = [
+        "views",
+        "feedback",
+        "calendars",
+        "incidents",
+        "scheduling",
+        "jobs",
+        "stats",
+        "writes",
+        "extending",
+        "shadow"
+    ],
     finalize
 );
 

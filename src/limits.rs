@@ -1,11 +1,12 @@
 //! What training, and other work on whole models, may take: memory, time, and whether anybody still
-//! wants it.
+//! wants it. And the memory that a scan may take.
 
 use std::time::{Duration, Instant};
 
 use anomaly_core::{Error, Result, progress::Progress};
 
 use crate::{
+    error::{SqlResult, from_core},
     gucs,
     pg::{interrupts::Interrupts, memory},
 };
@@ -95,5 +96,42 @@ impl Progress for TrainingLimits {
         self.at_row()?;
         // Between two ticks lies more than a look at the clock takes.
         self.look_at_clock()
+    }
+}
+
+/// How much memory a scan may take: the states of its entities and the alerts that it is going to store.
+pub struct ScanMemory {
+    held_before: usize,
+    most_bytes: usize,
+}
+
+impl ScanMemory {
+    /// As the setting is now.
+    pub fn begin() -> Self {
+        ScanMemory { held_before: memory::held(), most_bytes: gucs::scan_memory() }
+    }
+
+    /// Cheap enough for every row.
+    ///
+    /// # Errors
+    /// 53200 naming the setting.
+    #[inline]
+    pub fn check(&self) -> SqlResult<()> {
+        if memory::held() > self.held_before.saturating_add(self.most_bytes) {
+            return Err(self.error());
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn error(&self) -> pgrx::pg_sys::panic::ErrorReport {
+        from_core(Error::MemoryLimit {
+            message: format!(
+                "the scan takes more than anomaly_detection.scan_memory ({} kB)",
+                self.most_bytes >> 10
+            ),
+            hint: "have it raised, lower max_entities, or scan more often, so that a scan has less to judge"
+                .into(),
+        })
     }
 }

@@ -290,6 +290,7 @@ fn watch(common: &Watch, info: &MetricInfo) -> SqlResult<(String, String)> {
         min_data_points,
         threshold: None,
         alerts_per_day: common.alerts_per_day,
+        fdr: None,
         fire_after,
         clear_after: FIRE_AFTER as i32,
         max_entities: 1,
@@ -301,6 +302,10 @@ fn watch(common: &Watch, info: &MetricInfo) -> SqlResult<(String, String)> {
         direction: "both",
         min_effect: 0.0,
         min_relative_effect: 0.0,
+        // Disks and interfaces come and go, and that a monitor does not measure is in its own health.
+        no_data_after: None,
+        depends_on: Vec::new(),
+        labels: Vec::new(),
         params: serde_json::json!({}),
         trained_by_caller: false,
     })?

@@ -15,19 +15,28 @@
 //!
 //! All functions take the time as an argument, so that tests need not wait.
 
-use std::{cell::RefCell, fmt, time::Duration};
+use std::{
+    cell::RefCell,
+    fmt,
+    time::{Duration, Instant},
+};
 
-use anomaly_core::schedule;
+use anomaly_core::schedule::{self, CronSchedule};
 use pgrx::{datum::TimestampWithTimeZone, pg_sys, prelude::*};
 
 use crate::{
     detector::{
-        alerts,
+        alerts, failures, incidents,
         scan::{self, ScanSummary},
+        written_rows,
     },
     error::{SqlResult, from_core, invalid, report, required},
-    gucs, handler,
-    pg::{bgworker, internal_rights, locks, session, snapshot, subxact::Caught, xact},
+    gucs, handler, job,
+    pg::{
+        bgworker, internal_rights, locks, session, snapshot,
+        subxact::{self, Caught},
+        xact,
+    },
     sql, worker,
 };
 
@@ -156,6 +165,16 @@ impl Schedule {
         }
     }
 
+    /// How many slots after `due`, up to and including `now`, have passed.
+    fn passed_over(&self, due: i64, now: i64) -> i64 {
+        match self {
+            Schedule::OnDemand => 0,
+            Schedule::Every(every) => schedule::passed_over(*every, due, now),
+            Schedule::Cron { expression, time_zone } => CronSchedule::new(expression, time_zone)
+                .map_or(0, |cron| cron.fires_until(due, now, MOST_PASSED) as i64),
+        }
+    }
+
     /// The time between two slots, as a measure for backing off.
     fn interval(&self, now: i64) -> SqlResult<Option<i64>> {
         match self {
@@ -168,6 +187,9 @@ impl Schedule {
         }
     }
 }
+
+/// Slots of a cron expression are counted up to here: it is a figure for people.
+const MOST_PASSED: usize = 1_000;
 
 /// The slot of a time in the ring of anomaly.run.
 fn slot_of(at: i64) -> i16 {
@@ -250,43 +272,57 @@ const DUE: &str = "\
       FROM anomaly.detector_state s JOIN anomaly.detector d ON d.detector = s.detector \
      WHERE d.enabled AND s.status <> 'broken' AND s.next_due IS NOT NULL";
 
-/// Also of what handlers have yet to be told, which is no item: it is delivered between the runs.
+/// Also of what handlers have yet to be told and of jobs, which are no items: they are done between the runs.
 fn due_or_deliverable() -> String {
     format!(
         "{DUE} UNION ALL SELECT o.owner::oid, 'deliver', o.handler, o.next_try \
-           FROM anomaly.outbox o JOIN anomaly.handler h USING (handler) WHERE {}",
+           FROM anomaly.outbox o JOIN anomaly.handler h USING (handler) WHERE {} \
+         UNION ALL SELECT j.owner::oid, 'job', j.kind, least(j.submitted_at, clock_timestamp()) \
+           FROM anomaly.job j WHERE j.status = 'queued'",
         handler::deliver::DELIVERED_HERE
     )
 }
 
 /// When each owner is due, the longest waiting first.
 pub fn due_by_owner(now: i64) -> SqlResult<Vec<OwnerDue>> {
-    let needs_login = cfg!(not(feature = "pg18"));
-    internal_rights::with(|| {
+    let owners = internal_rights::with(|| {
         sql::rows(
             &format!(
-                "SELECT o.owner, o.next_due, \
-                    CASE WHEN o.next_due > $1 THEN NULL \
-                         WHEN r.oid IS NULL THEN 'the owner role no longer exists' \
+                "SELECT owner, min(next_due) FROM ({}) due GROUP BY owner ORDER BY 2, 1",
+                due_or_deliverable()
+            ),
+            &[],
+            |row| Ok((row.must(1)?, row.micros(2)?.unwrap_or(now))),
+        )
+    })?;
+    owners
+        .into_iter()
+        .map(|(owner, next_due)| {
+            let cannot_run = if next_due > now { None } else { owner_problem(owner)? };
+            Ok(OwnerDue { owner, next_due, cannot_run })
+        })
+        .collect()
+}
+
+/// Why no background worker can run as this role; NULL when one can.
+#[pg_extern(schema = "anomaly", stable, parallel_unsafe, strict)]
+pub fn owner_problem(owner: pg_sys::Oid) -> SqlResult<Option<String>> {
+    // A worker starts as a role without login from PostgreSQL 17 on (pg/bgworker.rs).
+    let needs_login = cfg!(not(feature = "pg18"));
+    internal_rights::with(|| {
+        sql::row(
+            "SELECT CASE WHEN r.oid IS NULL THEN 'the owner role no longer exists' \
                          WHEN $2 AND NOT r.rolcanlogin \
                               THEN format('owner role \"%s\" may not log in', r.rolname) \
                          WHEN NOT has_database_privilege(r.oid, $3, 'CONNECT') \
                               THEN format('owner role \"%s\" may not connect to this database', \
                                           r.rolname) END \
-                 FROM (SELECT owner, min(next_due) AS next_due FROM ({}) due GROUP BY owner) o \
-                 LEFT JOIN pg_roles r ON r.oid = o.owner ORDER BY o.next_due, o.owner",
-                due_or_deliverable()
-            ),
-            &[sql::timestamptz(now)?.into(), needs_login.into(), bgworker::my_database().into()],
-            |row| {
-                Ok(OwnerDue {
-                    owner: row.must(1)?,
-                    next_due: row.micros(2)?.unwrap_or(now),
-                    cannot_run: row.get(3)?,
-                })
-            },
+             FROM (SELECT $1::oid AS owner) o LEFT JOIN pg_roles r ON r.oid = o.owner",
+            &[owner.into(), needs_login.into(), bgworker::my_database().into()],
+            |row| row.get::<String>(1),
         )
     })
+    .map(Option::flatten)
 }
 
 /// Marks everything of an owner as broken: nobody can run it.
@@ -309,8 +345,9 @@ pub fn break_owner(owner: pg_sys::Oid, reason: &str) -> SqlResult<()> {
                 AND h.kind IN ('function', 'notify')",
             &[owner.into(), reason.into()],
         )?;
-        Ok(())
-    })
+        job::give_up(owner, reason)
+    })?;
+    failures::note_owner(owner, reason)
 }
 
 /// What an owner has due: collections first, because the scans of their detectors follow them.
@@ -361,9 +398,10 @@ pub fn claim(
     internal_rights::with(|| {
         let Some(due) = lock_due(item, owner, now)? else { return Ok(None) };
         let next_due = due.schedule.next(due.next_due, now)?;
+        let passed = due.schedule.passed_over(due.next_due, now);
         if !locks::try_lock(item.lock(), locks::Until::Released) {
             // A run is under way, which covers this slot.
-            set_next_due(item, next_due)?;
+            move_on(item, next_due, passed.saturating_add(1))?;
             return Ok(None);
         }
         let slot = slot_of(now);
@@ -374,7 +412,7 @@ pub fn claim(
             let run_id = insert_run(item, owner, started_by.as_str(), slot, now)?;
             // Nobody else can have the lock of a number that was never used.
             locks::try_lock(locks::run_key(run_id), locks::Until::Released);
-            set_next_due(item, next_due)?;
+            move_on(item, next_due, passed)?;
             Ok(Some(Claim {
                 run_id,
                 kind: item.kind,
@@ -431,6 +469,94 @@ fn set_next_due(item: &Item, next_due: Option<i64>) -> SqlResult<()> {
     Ok(())
 }
 
+/// As [`set_next_due`], past `coalesced` due times that have no run of their own.
+fn move_on(item: &Item, next_due: Option<i64>, coalesced: i64) -> SqlResult<()> {
+    set_next_due(item, next_due)?;
+    if coalesced > 0 {
+        let statement = match item.kind {
+            Kind::Collect => {
+                "UPDATE anomaly.monitor SET coalesced = coalesced + $2 WHERE monitor = $1"
+            }
+            Kind::Scan => {
+                "UPDATE anomaly.detector_state SET coalesced = coalesced + $2 WHERE detector = $1"
+            }
+        };
+        sql::execute(statement, &[item.name.as_str().into(), coalesced.into()])?;
+    }
+    Ok(())
+}
+
+/// What to do about a due time that passed while nothing ran.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PostgresGucEnum)]
+pub enum Misfire {
+    /// One run makes up for all that were missed.
+    #[name = c"once"]
+    Once,
+    /// The next one comes when it would have come anyway.
+    #[name = c"skip"]
+    Skip,
+}
+
+/// Decides about the owner's due times that passed long ago: the server was down, the machine asleep,
+/// the database paused, or no worker free. Runs that make up for them are spread, so that what has
+/// waited together does not begin together.
+pub fn catch_up(owner: pg_sys::Oid, now: i64) -> SqlResult<()> {
+    const LATE: [(Kind, &str); 2] = [
+        (
+            Kind::Collect,
+            "SELECT monitor, next_due, (extract(epoch FROM every) * 1000000)::bigint, NULL::text, \
+                NULL::text \
+               FROM anomaly.monitor WHERE owner::oid = $1 AND enabled AND next_due < $2 \
+              ORDER BY next_due, monitor FOR UPDATE SKIP LOCKED",
+        ),
+        (
+            Kind::Scan,
+            "SELECT s.detector, s.next_due, (extract(epoch FROM d.every) * 1000000)::bigint, d.cron, \
+                d.time_zone \
+               FROM anomaly.detector_state s JOIN anomaly.detector d ON d.detector = s.detector \
+              WHERE d.owner::oid = $1 AND d.enabled AND s.status <> 'broken' AND s.next_due < $2 \
+                AND (d.every IS NOT NULL OR d.cron IS NOT NULL) \
+              ORDER BY s.next_due, s.detector FOR UPDATE OF s SKIP LOCKED",
+        ),
+    ];
+    let late_before = sql::timestamptz(now.saturating_sub(micros(gucs::misfire_after())))?;
+    let (policy, spread) = (gucs::misfire(), micros(gucs::catch_up_spread()));
+    internal_rights::with(|| {
+        let mut late: Vec<(Item, Due)> = Vec::new();
+        for (kind, query) in LATE {
+            late.extend(sql::execute_returning(
+                query,
+                &[owner.into(), late_before.into()],
+                |row| {
+                    let item = Item { kind, name: row.must(1)? };
+                    let schedule = Schedule::new(row.get(3)?, row.get(4)?, row.get(5)?);
+                    Ok((item, Due { next_due: row.micros(2)?.unwrap_or(now), schedule }))
+                },
+            )?);
+        }
+        let all = late.len() as u64;
+        for (k, (item, due)) in late.iter().enumerate() {
+            // A schedule without a next time is dealt with where it is claimed.
+            let Ok(next) = due.schedule.next(due.next_due, now) else { continue };
+            let passed = due.schedule.passed_over(due.next_due, now);
+            match policy {
+                Misfire::Skip => move_on(item, next, passed.saturating_add(1))?,
+                Misfire::Once => {
+                    let room = next.map_or(0, |next| next.saturating_sub(now)).min(spread);
+                    let pause = schedule::catch_up(k as u64, all, room, jitter_seed(item, now));
+                    move_on(item, Some(now.saturating_add(pause)), passed)?;
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Differs from item to item and from time to time.
+fn jitter_seed(item: &Item, now: i64) -> u64 {
+    item.name.bytes().fold(now as u64, |seed, b| seed.wrapping_mul(31).wrapping_add(b.into()))
+}
+
 fn insert_run(
     item: &Item,
     owner: pg_sys::Oid,
@@ -483,28 +609,35 @@ pub fn perform(claim: &Claim) -> SqlResult<i64> {
             "extension anomaly_detection was dropped",
         ));
     }
+    let began = Instant::now();
     let summary = match claim.kind {
         Kind::Scan => scan::execute(&claim.name, Some(claim.run_id))?,
         Kind::Collect => collect(claim)?,
     };
     let now = session::now();
     succeed_in(claim.run_id, Some(claim.slot), &summary, now)?;
-    let next_due = match claim.next_due {
+    let (next_due, coalesced) = match claim.next_due {
         // It took longer than its interval: the slots that passed are one.
-        Some(due) if due <= now => claim.schedule.next(due, now)?,
-        other => other,
+        Some(due) if due <= now => {
+            (claim.schedule.next(due, now)?, claim.schedule.passed_over(due, now).saturating_add(1))
+        }
+        other => (other, 0),
     };
     internal_rights::with(|| {
         let statement = match claim.kind {
             Kind::Scan => {
                 "UPDATE anomaly.detector_state SET consecutive_failures = 0, last_scan_at = $2, \
-                    next_due = CASE WHEN next_due IS NOT DISTINCT FROM $3 THEN $4 ELSE next_due END \
+                    coalesced = coalesced + CASE WHEN next_due IS NOT DISTINCT FROM $3 THEN $5 ELSE 0 END, \
+                    next_due = CASE WHEN next_due IS NOT DISTINCT FROM $3 THEN $4 ELSE next_due END, \
+                    scans = scans + 1, rows_read = rows_read + $6, \
+                    alerts_opened = alerts_opened + $7, scan_ms = scan_ms + $8, \
+                    max_scan_ms = greatest(max_scan_ms, $8) \
                  WHERE detector = $1"
             }
             Kind::Collect => {
                 "UPDATE anomaly.monitor SET consecutive_failures = 0, \
-                    next_due = CASE WHEN next_due IS NOT DISTINCT FROM $3 AND $2 IS NOT NULL \
-                                    THEN $4 ELSE next_due END \
+                    coalesced = coalesced + CASE WHEN next_due IS NOT DISTINCT FROM $3 THEN $5 ELSE 0 END, \
+                    next_due = CASE WHEN next_due IS NOT DISTINCT FROM $3 THEN $4 ELSE next_due END \
                  WHERE monitor = $1"
             }
         };
@@ -515,9 +648,16 @@ pub fn perform(claim: &Claim) -> SqlResult<i64> {
                 sql::timestamptz(now)?.into(),
                 claim.next_due.map(sql::timestamptz).transpose()?.into(),
                 next_due.map(sql::timestamptz).transpose()?.into(),
+                coalesced.into(),
+                summary.rows_read.into(),
+                summary.alerts_opened.into(),
+                (began.elapsed().as_secs_f64() * 1e3).into(),
             ],
         )
     })?;
+    if claim.kind == Kind::Scan {
+        failures::recovered(&claim.name)?;
+    }
     Ok(summary.alerts_announced)
 }
 
@@ -569,12 +709,29 @@ pub fn succeed(run_id: i64, summary: &ScanSummary) -> SqlResult<()> {
     succeed_in(run_id, None, summary, now)?;
     internal_rights::with(|| {
         sql::execute(
-            "UPDATE anomaly.detector_state s SET last_scan_at = $2, consecutive_failures = 0 \
+            "UPDATE anomaly.detector_state s SET last_scan_at = $2, consecutive_failures = 0, \
+                scans = s.scans + 1, rows_read = s.rows_read + $3, \
+                alerts_opened = s.alerts_opened + $4, \
+                scan_ms = s.scan_ms + extract(epoch FROM $2 - r.started_at)::float8 * 1000, \
+                max_scan_ms = \
+                    greatest(s.max_scan_ms, extract(epoch FROM $2 - r.started_at)::float8 * 1000) \
              FROM anomaly.run r WHERE r.run_id = $1 AND r.kind = 'scan' AND s.detector = r.detector",
-            &[run_id.into(), sql::timestamptz(now)?.into()],
+            &[
+                run_id.into(),
+                sql::timestamptz(now)?.into(),
+                summary.rows_read.into(),
+                summary.alerts_opened.into(),
+            ],
         )
     })?;
-    Ok(())
+    let scanned = internal_rights::with(|| {
+        sql::row(
+            "SELECT detector FROM anomaly.run WHERE run_id = $1 AND kind = 'scan'",
+            &[run_id.into()],
+            |row| row.must::<String>(1),
+        )
+    })?;
+    scanned.map_or(Ok(()), |detector| failures::recovered(&detector))
 }
 
 fn succeed_in(run_id: i64, slot: Option<i16>, done: &ScanSummary, now: i64) -> SqlResult<()> {
@@ -583,7 +740,8 @@ fn succeed_in(run_id: i64, slot: Option<i16>, done: &ScanSummary, now: i64) -> S
             "UPDATE anomaly.run SET status = 'succeeded', finished_at = $3, window_from = $4, \
                 window_until = $5, rows_read = $6, points_scored = $7, alerts_opened = $8, \
                 alerts_resolved = $9, entities = $10, entities_skipped = $11, \
-                entities_replayed = $12, alerts_amended = $13, alerts_withdrawn = $14 \
+                entities_replayed = $12, alerts_amended = $13, alerts_withdrawn = $14, \
+                alerts_suppressed = $15 \
              WHERE run_id = $1 AND slot = COALESCE($2, slot) AND status = 'running'",
             &[
                 run_id.into(),
@@ -600,6 +758,7 @@ fn succeed_in(run_id: i64, slot: Option<i16>, done: &ScanSummary, now: i64) -> S
                 done.entities_replayed.into(),
                 done.alerts_amended.into(),
                 done.alerts_withdrawn.into(),
+                done.alerts_suppressed.into(),
             ],
         )
     })?;
@@ -616,6 +775,9 @@ fn succeed_in(run_id: i64, slot: Option<i16>, done: &ScanSummary, now: i64) -> S
 /// Tells listeners on channel `anomaly_alert` how many alerts a run opened, without silenced ones. Ids and counts only: the
 /// table is the truth.
 pub fn notify(run_id: i64, count: i64) -> SqlResult<()> {
+    if !gucs::notifications() {
+        return Ok(());
+    }
     sql::row(
         "SELECT pg_catalog.pg_notify('anomaly_alert', \
             pg_catalog.json_build_object('run_id', $1, 'count', $2)::pg_catalog.text)",
@@ -627,6 +789,9 @@ pub fn notify(run_id: i64, count: i64) -> SqlResult<()> {
 
 /// Tells listeners of alerts that no run opened.
 pub fn notify_alerts(count: i64) -> SqlResult<()> {
+    if !gucs::notifications() {
+        return Ok(());
+    }
     sql::row(
         "SELECT pg_catalog.pg_notify('anomaly_alert', \
             pg_catalog.json_build_object('run_id', NULL, 'count', $1)::pg_catalog.text)",
@@ -655,8 +820,8 @@ enum Verdict {
 fn judge(sqlstate: &str, timed_out: bool) -> Verdict {
     match sqlstate {
         "57014" if !timed_out => Verdict::Cancelled,
-        // undefined_table, undefined_column, invalid_schema_name
-        "42P01" | "42703" | "3F000" => Verdict::Broken,
+        // undefined_table, undefined_column, datatype_mismatch, invalid_schema_name
+        "42P01" | "42703" | "42804" | "3F000" => Verdict::Broken,
         // data_corrupted, feature_not_supported: a model that cannot be read
         "XX001" | "0A000" => Verdict::Broken,
         _ => Verdict::Failed,
@@ -691,11 +856,23 @@ pub fn record_failure(claim: &Claim, caught: &Caught, timed_out: bool, now: i64)
     };
     end_run(claim, status, &caught.sqlstate, &message, now)?;
     match verdict {
-        Verdict::Cancelled => Ok(()),
+        Verdict::Cancelled => return Ok(()),
         Verdict::Broken => {
-            internal_rights::with(|| break_item(&claim.item(), &message, caught.hint.as_deref()))
+            internal_rights::with(|| {
+                count_failure(&claim.item(), now)?;
+                break_item(&claim.item(), &message, caught.hint.as_deref())
+            })?;
         }
-        Verdict::Failed => back_off(claim, &message, now),
+        Verdict::Failed => back_off(claim, &message, now)?,
+    }
+    note_failure(&claim.item(), &message)
+}
+
+/// Whether that makes an alert.
+fn note_failure(item: &Item, message: &str) -> SqlResult<()> {
+    match item.kind {
+        Kind::Scan => failures::note(&item.name, message),
+        Kind::Collect => Ok(()),
     }
 }
 
@@ -734,14 +911,12 @@ fn break_item(item: &Item, reason: &str, hint: Option<&str>) -> SqlResult<()> {
     match item.kind {
         Kind::Scan => sql::execute(
             "UPDATE anomaly.detector_state SET status = 'broken', status_reason = $2, \
-                status_hint = $3, next_due = NULL, \
-                consecutive_failures = consecutive_failures + 1 \
+                status_hint = $3, next_due = NULL \
              WHERE detector = $1",
             &[item.name.as_str().into(), reason.into(), hint.into()],
         )?,
         Kind::Collect => sql::execute(
-            "UPDATE anomaly.monitor SET next_due = NULL, \
-                consecutive_failures = consecutive_failures + 1 WHERE monitor = $1",
+            "UPDATE anomaly.monitor SET next_due = NULL WHERE monitor = $1",
             &[item.name.as_str().into()],
         )?,
     };
@@ -751,7 +926,7 @@ fn break_item(item: &Item, reason: &str, hint: Option<&str>) -> SqlResult<()> {
 fn back_off(claim: &Claim, message: &str, now: i64) -> SqlResult<()> {
     let item = claim.item();
     internal_rights::with(|| {
-        let failures = count_failure(&item)?;
+        let failures = count_failure(&item, now)?;
         if failures >= gucs::max_consecutive_failures() {
             return break_item(
                 &item,
@@ -761,14 +936,59 @@ fn back_off(claim: &Claim, message: &str, now: i64) -> SqlResult<()> {
         }
         let Some(interval) = claim.schedule.interval(now)? else { return Ok(()) };
         let pause = schedule::backoff(failures.unsigned_abs(), interval, claim.run_id as u64);
-        set_next_due(&item, Some(now.saturating_add(pause)))
+        let coalesced = claim
+            .next_due
+            .filter(|due| *due <= now)
+            .map_or(0, |due| claim.schedule.passed_over(due, now).saturating_add(1));
+        move_on(&item, Some(now.saturating_add(pause)), coalesced)
     })
 }
 
-fn count_failure(item: &Item) -> SqlResult<i32> {
+/// An item that could not even be claimed: without a pause, it would be tried without end and before
+/// all others of its owner.
+pub fn put_off(item: &Item, caught: &Caught, now: i64) -> SqlResult<()> {
+    if locks::extension(locks::Wait::No).is_none() {
+        return Ok(());
+    }
+    internal_rights::with(|| {
+        let failures = count_failure(item, now)?;
+        if failures >= gucs::max_consecutive_failures() {
+            let reason =
+                format!("gave up after {failures} failures in a row; the last: {}", caught.message);
+            return break_item(item, &reason, caught.hint.as_deref());
+        }
+        set_next_due(item, Some(now.saturating_add(crash_pause(item, failures, now)?)))
+    })?;
+    note_failure(item, &caught.message)
+}
+
+/// How long an item rests after its run has crashed.
+fn crash_pause(item: &Item, failures: i32, now: i64) -> SqlResult<i64> {
+    let query = match item.kind {
+        Kind::Collect => {
+            "SELECT (extract(epoch FROM every) * 1000000)::bigint, NULL::text, NULL::text \
+               FROM anomaly.monitor WHERE monitor = $1"
+        }
+        Kind::Scan => {
+            "SELECT (extract(epoch FROM every) * 1000000)::bigint, cron, time_zone \
+               FROM anomaly.detector WHERE detector = $1"
+        }
+    };
+    let schedule = sql::row(query, &[item.name.as_str().into()], |row| {
+        Ok(Schedule::new(row.get(1)?, row.get(2)?, row.get(3)?))
+    })?;
+    // Also for one that has no next time, whose claim fails for that reason.
+    let interval = schedule.and_then(|s| s.interval(now).ok().flatten()).unwrap_or(0);
+    let wait = micros(gucs::crash_wait());
+    Ok(schedule::crash_backoff(failures.unsigned_abs(), interval, jitter_seed(item, now), wait))
+}
+
+fn count_failure(item: &Item, now: i64) -> SqlResult<i32> {
     let statement = match item.kind {
         Kind::Scan => {
-            "UPDATE anomaly.detector_state SET consecutive_failures = consecutive_failures + 1 \
+            "UPDATE anomaly.detector_state SET consecutive_failures = consecutive_failures + 1, \
+                failures = failures + 1, \
+                failing_since = CASE consecutive_failures WHEN 0 THEN $2 ELSE failing_since END \
              WHERE detector = $1 RETURNING consecutive_failures"
         }
         Kind::Collect => {
@@ -776,8 +996,8 @@ fn count_failure(item: &Item) -> SqlResult<i32> {
              WHERE monitor = $1 RETURNING consecutive_failures"
         }
     };
-    let failures =
-        sql::execute_returning(statement, &[item.name.as_str().into()], |row| row.must::<i32>(1))?;
+    let args = [item.name.as_str().into(), sql::timestamptz(now)?.into()];
+    let failures = sql::execute_returning(statement, &args, |row| row.must::<i32>(1))?;
     Ok(failures.first().copied().unwrap_or(0))
 }
 
@@ -807,7 +1027,8 @@ pub fn reap_crashed(now: i64) -> SqlResult<()> {
             mark_crashed(&item, Some(run_id), now)?;
         }
         Ok(())
-    })
+    })?;
+    job::reap_crashed(now)
 }
 
 /// The same for one item whose lock we hold, so that nothing of it can be running.
@@ -831,16 +1052,15 @@ fn mark_crashed(item: &Item, run_id: Option<i64>, now: i64) -> SqlResult<bool> {
     if marked == 0 {
         return Ok(false);
     }
-    let failures = count_failure(item)?;
+    let failures = count_failure(item, now)?;
     if failures >= gucs::max_consecutive_failures() {
-        break_item(
-            item,
-            &format!("gave up after {failures} failures in a row; the last one crashed"),
-            None,
-        )?;
+        let reason = format!("gave up after {failures} failures in a row; the last one crashed");
+        break_item(item, &reason, None)?;
+        note_failure(item, &reason)?;
         return Ok(true);
     }
-    let not_before = now.saturating_add(micros(gucs::crash_wait()));
+    note_failure(item, "the session ended without a word")?;
+    let not_before = now.saturating_add(crash_pause(item, failures, now)?);
     let statement = match item.kind {
         Kind::Scan => {
             "UPDATE anomaly.detector_state SET next_due = greatest(next_due, $2) \
@@ -854,25 +1074,78 @@ fn mark_crashed(item: &Item, run_id: Option<i64>, now: i64) -> SqlResult<bool> {
     Ok(true)
 }
 
-/// Brings due times back that lie further ahead than they can be set: the clock was set back.
-pub fn clamp_due_times(now: i64) -> SqlResult<()> {
+/// A clock that was set back by more than this has been corrected: what it showed before counts no
+/// more, as for cron. By less, cron expressions do not come at the same times again.
+const CORRECTION: i64 = 3 * 3_600_000_000;
+
+/// Brings due times back that lie further ahead than they can be set: the clock was set back. Cron
+/// expressions are looked at only if `all`, because each has to be expanded.
+pub fn clamp_due_times(now: i64, all: bool) -> SqlResult<()> {
+    const AHEAD: [(Kind, &str); 2] = [
+        (
+            Kind::Collect,
+            "SELECT monitor, next_due, (extract(epoch FROM every) * 1000000)::bigint, NULL::text, \
+                NULL::text, consecutive_failures \
+               FROM anomaly.monitor WHERE next_due > $1 + every AND $2 IS NOT NULL \
+                FOR UPDATE SKIP LOCKED",
+        ),
+        (
+            Kind::Scan,
+            "SELECT s.detector, s.next_due, (extract(epoch FROM d.every) * 1000000)::bigint, d.cron, \
+                d.time_zone, s.consecutive_failures \
+               FROM anomaly.detector_state s JOIN anomaly.detector d ON d.detector = s.detector \
+              WHERE s.next_due > $1 + d.every OR ($2 AND d.cron IS NOT NULL AND s.next_due > $1) \
+                FOR UPDATE OF s SKIP LOCKED",
+        ),
+    ];
     let crash_wait = micros(gucs::crash_wait());
-    let args = [sql::timestamptz(now)?.into(), crash_wait.into()];
     internal_rights::with(|| {
-        // Backing off ends after five intervals (and its jitter), resting after crash_wait.
-        sql::execute(
-            "UPDATE anomaly.detector_state s SET next_due = $1 + d.every \
-             FROM anomaly.detector d WHERE d.detector = s.detector \
-              AND s.next_due > $1 + 6 * d.every + $2 * interval '1 microsecond'",
-            &args,
-        )?;
-        sql::execute(
-            "UPDATE anomaly.monitor SET next_due = $1 + every \
-             WHERE next_due > $1 + 6 * every + $2 * interval '1 microsecond'",
-            &args,
-        )?;
+        for (kind, query) in AHEAD {
+            let ahead = sql::execute_returning(
+                query,
+                &[sql::timestamptz(now)?.into(), all.into()],
+                |row| {
+                    let item = Item { kind, name: row.must(1)? };
+                    let schedule = Schedule::new(row.get(3)?, row.get(4)?, row.get(5)?);
+                    let due = Due { next_due: row.micros(2)?.unwrap_or(now), schedule };
+                    Ok((item, due, row.must::<i32>(6)?.unsigned_abs()))
+                },
+            )?;
+            for (item, due, failures) in ahead {
+                let Ok(Some(interval)) = due.schedule.interval(now) else { continue };
+                let furthest = schedule::furthest_due(failures, interval, crash_wait);
+                if failures > 0 && due.next_due <= now.saturating_add(furthest) {
+                    continue;
+                }
+                let next = match &due.schedule {
+                    // in step with what it was
+                    Schedule::Every(every) => {
+                        now + (due.next_due.saturating_sub(now) - 1).rem_euclid(*every) + 1
+                    }
+                    other => {
+                        let Ok(Some(next)) = other.next(now, now) else { continue };
+                        if due.next_due <= next || has_run_within(&item, now, CORRECTION)? {
+                            continue;
+                        }
+                        next
+                    }
+                };
+                set_next_due(&item, Some(next))?;
+            }
+        }
         Ok(())
     })
+}
+
+/// Whether its last run began later than now, by the clock as it was then, and not by more than
+/// `most`.
+fn has_run_within(item: &Item, now: i64, most: i64) -> SqlResult<bool> {
+    let last = sql::row(
+        "SELECT max(started_at) FROM anomaly.run WHERE detector = $1",
+        &[item.name.as_str().into()],
+        |row| row.micros(1),
+    )?;
+    Ok(last.flatten().is_some_and(|last| last > now && last - now <= most))
 }
 
 /// Empties the slots of the rings that will be used next: of runs and samples tomorrow's, of alerts
@@ -885,6 +1158,11 @@ pub fn make_room(now: i64) -> SqlResult<()> {
     empty_slot("sample", sample_slot, "at", days_ago(i64::from(scan::SAMPLE_SLOTS) - 2))?;
     let (alert_slot, kept_from) = alerts::next_slot(now)?;
     empty_slot("alert", alert_slot, "raised_at", kept_from)?;
+    job::make_room(now)?;
+    incidents::make_room(kept_from)?;
+    let kept_from = days_ago(written_rows::SLOTS - 2);
+    empty_slot("row_score", written_rows::slot(tomorrow), "created_at", kept_from)?;
+    written_rows::forget_failures(kept_from)?;
     handler::outbox::make_room(now)
 }
 
@@ -970,22 +1248,31 @@ fn claimed(run_id: i64) -> SqlResult<Claim> {
     })
 }
 
-/// Claims the caller's next due detector or monitor; NULL when nothing is due. The caller commits.
-#[pg_extern(schema = "anomaly", volatile, parallel_unsafe, strict)]
-fn claim_next_due(due_before: TimestampWithTimeZone) -> SqlResult<Option<i64>> {
-    check_writable("run_due")?;
+/// Who runs what is due in this session: its user.
+///
+/// # Errors
+/// 25006 on a standby, 55000 while paused, 42501 after SET ROLE.
+pub fn check_may_run_due(what: &str) -> SqlResult<pg_sys::Oid> {
+    check_writable(what)?;
     if let Some(reason) = paused()? {
         return Err(report(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, reason)
             .set_hint("SELECT anomaly.resume()"));
     }
     let owner = session::current_user();
-    if owner != session::session_user() {
-        return Err(report(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            "due detectors run only in a session of their owner's",
-        )
-        .set_hint("log in as the owner; SET ROLE is not enough"));
+    if owner == session::session_user() {
+        return Ok(owner);
     }
+    Err(report(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "due detectors run only in a session of their owner's",
+    )
+    .set_hint("log in as the owner; SET ROLE is not enough"))
+}
+
+/// Claims the caller's next due detector or monitor; NULL when nothing is due. The caller commits.
+#[pg_extern(schema = "anomaly", volatile, parallel_unsafe, strict)]
+fn claim_next_due(due_before: TimestampWithTimeZone) -> SqlResult<Option<i64>> {
+    let owner = check_may_run_due("run_due")?;
     locks::extension(locks::Wait::Yes);
     let now = session::now();
     reap_crashed(now)?;
@@ -999,7 +1286,17 @@ fn claim_next_due(due_before: TimestampWithTimeZone) -> SqlResult<Option<i64>> {
             return Ok(Some(run_id));
         }
     }
-    make_room(now)?;
+    clamp_due_times(now, true)?;
+    let tidied = subxact::attempt(|| {
+        internal_rights::with(|| {
+            sql::execute("SELECT pg_catalog.set_config('lock_timeout', '2s', true)", &[])?;
+            make_room(now)
+        })
+    });
+    if let Err(caught) = tidied {
+        // Somebody reads the slot that is to be emptied; the next CALL tries again.
+        pgrx::log!("anomaly_detection: old rows were not removed: {}", caught.message);
+    }
     Ok(None)
 }
 
@@ -1224,7 +1521,8 @@ mod tests {
         reap_crashed(now).expect("reaped");
         assert_eq!(status(dead.run_id), "crashed");
         let (_, due, failures) = state(&item);
-        assert_eq!(due, Some(now + micros(gucs::crash_wait())));
+        let rest = (due.expect("due") - now) as f64 / HOUR as f64;
+        assert!((1.0..=1.26).contains(&rest), "{rest}: longer than crash_wait, with jitter");
         assert_eq!(failures, 1);
     }
 
@@ -1236,7 +1534,8 @@ mod tests {
         release(&dead);
         assert!(claim_at(&item, now + HOUR).is_none(), "it must rest first");
         assert_eq!(status(dead.run_id), "crashed");
-        assert_eq!(state(&item).1, Some(now + HOUR + micros(gucs::crash_wait())));
+        let rest = (state(&item).1.expect("due") - now - HOUR) as f64 / HOUR as f64;
+        assert!((1.0..=1.26).contains(&rest), "{rest}");
     }
 
     #[pg_test]
@@ -1314,9 +1613,121 @@ mod tests {
         let now = session::now();
         let item = detector("clock_1", "SELECT now() AS at, 1.0 AS v", now + 100 * HOUR);
         let near = detector("clock_2", "SELECT now() AS at, 1.0 AS v", now + 5 * HOUR);
-        clamp_due_times(now).expect("clamped");
-        assert_eq!(state(&item).1, Some(now + HOUR));
+        let set = |statement: &str| Spi::run(statement).expect("stored");
+        set(
+            "UPDATE anomaly.detector_state SET consecutive_failures = 4 WHERE detector = 'clock_2'",
+        );
+        clamp_due_times(now, false).expect("clamped");
+        assert_eq!(state(&item).1, Some(now + HOUR), "in step");
         assert_eq!(state(&near).1, Some(now + 5 * HOUR), "backing off reaches that far");
+        set(
+            "UPDATE anomaly.detector_state SET consecutive_failures = 0 WHERE detector = 'clock_2'",
+        );
+        set_next_due(&near, Some(now + 5 * HOUR / 2)).expect("stored");
+        clamp_due_times(now, false).expect("clamped");
+        assert_eq!(state(&near).1, Some(now + HOUR / 2), "without failures nothing does");
+    }
+
+    #[pg_test]
+    fn fault_s4_cron_slots_do_not_come_twice_when_the_clock_goes_back() {
+        let now = session::now();
+        // At the beginning of the hour after this one, which has been run by a clock that was ahead.
+        let hour = now - now.rem_euclid(HOUR) + HOUR;
+        let item = detector("clock_3", "SELECT now() AS at, 1.0 AS v", hour + 3 * HOUR);
+        Spi::run(
+            "UPDATE anomaly.detector SET every = NULL, cron = '0 * * * *', time_zone = 'UTC' \
+              WHERE detector = 'clock_3'",
+        )
+        .expect("stored");
+        let run_at = |at| insert_run(&item, owner(), "worker", slot_of(at), at).expect("stored");
+        run_at(hour);
+        clamp_due_times(now, false).expect("clamped");
+        assert_eq!(state(&item).1, Some(hour + 3 * HOUR), "not looked at");
+        clamp_due_times(now, true).expect("clamped");
+        assert_eq!(state(&item).1, Some(hour + 3 * HOUR), "those hours have been run");
+        run_at(hour + 8 * HOUR);
+        clamp_due_times(now, true).expect("clamped");
+        assert_eq!(state(&item).1, Some(hour), "a correction: it goes by the new clock");
+        clamp_due_times(now, true).expect("clamped");
+        assert_eq!(state(&item).1, Some(hour));
+    }
+
+    fn coalesced(item: &Item) -> i64 {
+        sql::row(
+            "SELECT coalesced FROM anomaly.detector_state WHERE detector = $1",
+            &[item.name.as_str().into()],
+            |row| row.must(1),
+        )
+        .expect("readable")
+        .expect("there")
+    }
+
+    #[pg_test]
+    fn fault_s3_slots_without_a_run_are_counted() {
+        let now = session::now();
+        let item = detector("slow", "SELECT now() AS at, 1.0 AS v", now - 3 * HOUR);
+        let claim = claim_at(&item, now).expect("due");
+        assert_eq!((state(&item).1, coalesced(&item)), (Some(now + HOUR), 3), "one run for all");
+        assert!(claim_at(&item, now + HOUR).is_none(), "it is under way");
+        assert_eq!((state(&item).1, coalesced(&item)), (Some(now + 2 * HOUR), 4));
+        sql::execute(
+            "UPDATE anomaly.run SET status = 'succeeded' WHERE run_id = $1",
+            &[claim.run_id.into()],
+        )
+        .expect("stored");
+        release(&claim);
+        fail(&item, "22012", false, now + 2 * HOUR);
+        assert_eq!(coalesced(&item), 4);
+    }
+
+    #[pg_test]
+    fn fault_s5_what_was_missed_is_made_up_for_once() {
+        let now = session::now();
+        let items: Vec<Item> = (0..10)
+            .map(|i| {
+                detector(&format!("late_{i}"), "SELECT now() AS at, 1.0 AS v", now - 6 * HOUR - i)
+            })
+            .collect();
+        let soon = detector("soon", "SELECT now() AS at, 1.0 AS v", now - 1);
+        Spi::run("SET LOCAL anomaly_detection.catch_up_spread_ms = 60000").expect("set");
+        catch_up(owner(), now).expect("decided");
+        let mut dues: Vec<i64> =
+            items.iter().map(|item| state(item).1.expect("due") - now).collect();
+        dues.sort();
+        assert_eq!(dues[0], 0, "{dues:?}");
+        assert!(dues[9] < 60_000_000, "{dues:?}");
+        assert!(dues.windows(2).all(|w| w[1] - w[0] <= 12_000_000), "spread: {dues:?}");
+        assert!(items.iter().all(|item| coalesced(item) == 6));
+        assert_eq!((state(&soon).1, coalesced(&soon)), (Some(now - 1), 0), "not late");
+        let before = dues;
+        catch_up(owner(), now).expect("decided");
+        let mut after: Vec<i64> =
+            items.iter().map(|item| state(item).1.expect("due") - now).collect();
+        after.sort();
+        assert_eq!(after, before, "once is enough");
+
+        Spi::run("SET LOCAL anomaly_detection.misfire = 'skip'").expect("set");
+        let item = detector("skipped", "SELECT now() AS at, 1.0 AS v", now - 6 * HOUR - HOUR / 2);
+        catch_up(owner(), now).expect("decided");
+        assert_eq!((state(&item).1, coalesced(&item)), (Some(now + HOUR / 2), 7), "in step");
+    }
+
+    #[pg_test]
+    fn what_cannot_be_claimed_is_put_off_and_ends_in_broken() {
+        let now = session::now();
+        let item = detector("no_claim", "SELECT now() AS at, 1.0 AS v", now);
+        Spi::run("UPDATE anomaly.detector SET every = NULL, cron = '0 0 30 2 *' WHERE detector = 'no_claim'")
+            .expect("stored");
+        assert!(claim(&item, owner(), StartedBy::Worker, now).is_err(), "it has no next time");
+        let caught = Caught { message: "no next time".to_owned(), ..Caught::default() };
+        put_off(&item, &caught, now).expect("recorded");
+        let (status, due, failures) = state(&item);
+        assert_eq!((status.as_str(), failures), ("new", 1));
+        assert!(due.expect("due") >= now + micros(gucs::crash_wait()));
+        for _ in 1..gucs::max_consecutive_failures() {
+            put_off(&item, &caught, now).expect("recorded");
+        }
+        assert_eq!((state(&item).0.as_str(), state(&item).1), ("broken", None));
     }
 
     #[pg_test]

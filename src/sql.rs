@@ -1,10 +1,17 @@
 //! Fixed SQL from Rust: short forms over pgrx's SPI that keep SQLSTATEs and never unwrap.
 
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    mem::ManuallyDrop,
+    thread::LocalKey,
+};
+
 use pgrx::{
-    FromDatum, IntoDatum, PgSqlErrorCode, Spi,
+    FromDatum, IntoDatum, PgOid, PgSqlErrorCode, Spi,
     datum::{DatumWithOid, TimestampWithTimeZone},
     pg_sys,
-    spi::SpiHeapTupleData,
+    spi::{OwnedPreparedStatement, SpiHeapTupleData},
 };
 
 use crate::error::{SqlResult, report};
@@ -45,6 +52,35 @@ pub fn rows<R>(
     })
 }
 
+/// The place of a plan. What is in it is never dropped, because that calls the server, which may be on its
+/// way out, or about to handle an error.
+pub type KeptPlan = Cell<Option<ManuallyDrop<OwnedPreparedStatement>>>;
+
+/// As [`rows`], for a query that is asked again and again: its plan is kept in this place.
+pub fn rows_kept<R>(
+    plan: &'static LocalKey<KeptPlan>,
+    query: &str,
+    types: &[pg_sys::Oid],
+    args: &[DatumWithOid],
+    mut read: impl FnMut(&Row) -> SqlResult<R>,
+) -> SqlResult<Vec<R>> {
+    Spi::connect(|client| {
+        let types: Vec<PgOid> = types.iter().map(|oid| PgOid::from(*oid)).collect();
+        // Not there while it is in use: a query within it makes a plan of its own.
+        let kept = match plan.take() {
+            Some(kept) => kept,
+            None => ManuallyDrop::new(client.prepare(query, &types).map_err(from_spi)?.keep()),
+        };
+        let found = client
+            .select(&*kept, None, args)
+            .map_err(from_spi)?
+            .map(|row| read(&Row(row)))
+            .collect();
+        plan.set(Some(kept));
+        found
+    })
+}
+
 /// The first row of a query that only reads.
 pub fn row<R>(
     query: &str,
@@ -52,6 +88,35 @@ pub fn row<R>(
     read: impl FnMut(&Row) -> SqlResult<R>,
 ) -> SqlResult<Option<R>> {
     Ok(rows(query, args, read)?.into_iter().next())
+}
+
+thread_local! {
+    /// Plans of [`rows_by_plan`]. Never freed: at the end of a process PostgreSQL's memory goes before the thread's.
+    static PLANS: RefCell<HashMap<String, &'static OwnedPreparedStatement>> = RefCell::default();
+}
+
+/// As [`rows`], of a query that is asked again and again: its plan is kept as long as the session lives. There are as many as
+/// texts, so nothing may be in a text that comes from data.
+pub fn rows_by_plan<R>(
+    query: &str,
+    types: &[pg_sys::Oid],
+    args: &[DatumWithOid],
+    mut read: impl FnMut(&Row) -> SqlResult<R>,
+) -> SqlResult<Vec<R>> {
+    Spi::connect(|client| {
+        let kept = PLANS.with_borrow(|plans| plans.get(query).copied());
+        let plan = match kept {
+            Some(plan) => plan,
+            None => {
+                let types: Vec<PgOid> = types.iter().map(|oid| PgOid::from(*oid)).collect();
+                let plan = client.prepare(query, &types).map_err(from_spi)?.keep();
+                let plan: &'static OwnedPreparedStatement = Box::leak(Box::new(plan));
+                PLANS.with_borrow_mut(|plans| plans.insert(query.to_owned(), plan));
+                plan
+            }
+        };
+        client.select(plan, None, args).map_err(from_spi)?.map(|row| read(&Row(row))).collect()
+    })
 }
 
 /// Runs a statement that writes; answers how many rows it touched.

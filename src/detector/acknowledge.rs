@@ -1,6 +1,6 @@
 //! `anomaly.acknowledge`: somebody has seen an alert and looks after it.
 
-use pgrx::prelude::*;
+use pgrx::{pg_sys, prelude::*};
 
 use crate::{
     detector::alerts::OwnedAlert,
@@ -20,26 +20,30 @@ fn acknowledge(alert: Option<i64>, note: default!(Option<&str>, "NULL")) -> SqlR
     let alert = required(alert, "alert")?;
     run::check_writable("acknowledge")?;
     let alert = OwnedAlert::load(alert)?;
+    Ok(acknowledge_all(alert.owner, &[alert.alert_id], note)? > 0)
+}
+
+/// Acknowledges those of an owner's alerts that are open; how many there were. The caller may.
+pub fn acknowledge_all(owner: pg_sys::Oid, alerts: &[i64], note: Option<&str>) -> SqlResult<i64> {
     let by = session::current_user();
     let now = session::now();
     let changed = internal_rights::with(|| {
         sql::execute(
             "UPDATE anomaly.alert SET note = $2 \
-              WHERE alert_id = $1 AND status = 'acknowledged' AND $2 IS NOT NULL",
-            &[alert.alert_id.into(), note.into()],
+              WHERE alert_id = ANY ($1) AND status = 'acknowledged' AND $2 IS NOT NULL",
+            &[alerts.to_vec().into(), note.into()],
         )?;
-        sql::execute(
+        sql::execute_returning(
             "UPDATE anomaly.alert SET status = 'acknowledged', acknowledged_at = $2, \
                 acknowledged_by = pg_get_userbyid($3), note = COALESCE($4, note) \
-              WHERE alert_id = $1 AND status = 'open'",
-            &[alert.alert_id.into(), sql::timestamptz(now)?.into(), by.into(), note.into()],
+              WHERE alert_id = ANY ($1) AND status = 'open' RETURNING alert_id",
+            &[alerts.to_vec().into(), sql::timestamptz(now)?.into(), by.into(), note.into()],
+            |row| row.must::<i64>(1),
         )
     })?;
-    if changed > 0 {
-        let told = Told { alert_id: alert.alert_id, transition: "acknowledged", at: now };
-        outbox::record(alert.owner, &[told])?;
-    }
-    Ok(changed > 0)
+    let tell = |alert_id: &i64| Told { alert_id: *alert_id, transition: "acknowledged", at: now };
+    outbox::record(owner, &changed.iter().map(tell).collect::<Vec<Told>>())?;
+    Ok(changed.len() as i64)
 }
 
 extension_sql!(

@@ -8,6 +8,7 @@ use std::{
 
 use anomaly_core::{
     Detector, EntityState, Episode, FLAPPING, Outcome, Phase, Severity, Transition, Verdict,
+    incident::Span,
 };
 use pgrx::{JsonB, PgSqlErrorCode, datum::ToIsoString, pg_sys};
 use serde_json::{Map, Value, json};
@@ -15,10 +16,13 @@ use serde_json::{Map, Value, json};
 use crate::{
     detector::{
         catalog::{DetectorRow, is_admin, may_see_all},
+        incidents::{self, Inhibitors, New},
         silence::Silences,
         states::EntityStates,
+        withhold::{self, Withholding},
     },
     error::{SqlResult, report},
+    gucs,
     handler::outbox::{self, Told},
     pg::{internal_rights, session},
     sql,
@@ -42,8 +46,14 @@ struct Draft {
     reopens: bool,
     /// The calendar because of which nobody is told of it.
     silenced_by: Option<i64>,
+    /// The alert of a detector that this one depends on, because of which nobody is told.
+    inhibited_by: Option<i64>,
+    /// Of one that is new.
+    incident: Option<i64>,
     /// It was flapping and has stayed quiet since.
     settled: bool,
+    /// One alert more than a scan may open: not stored. If its episode goes on, the next scan opens it.
+    suppressed: bool,
     /// What handlers are to hear of it, in order, and when it happened.
     told: Vec<(&'static str, i64)>,
     texts: Option<Texts>,
@@ -90,7 +100,10 @@ impl Draft {
             resolved_at: None,
             reopens: false,
             silenced_by: None,
+            inhibited_by: None,
+            incident: None,
             settled: false,
+            suppressed: false,
             told: Vec::new(),
             texts: None,
         }
@@ -196,6 +209,8 @@ pub struct AlertBook {
     reconsidered: HashMap<String, Vec<Earlier>>,
     /// Filled by who reads the rows.
     pub levels: Rc<RefCell<LevelNames>>,
+    /// Filled where the share of false alarms is bounded.
+    pub judged: withhold::Judged,
 }
 
 /// What `AlertBook::store` did.
@@ -205,6 +220,8 @@ pub struct StoredAlerts {
     /// How many people are to hear of: opened and not silenced, and those whose silence has ended.
     pub announced: i64,
     pub resolved: i64,
+    /// More than a scan may open: counted and not stored.
+    pub suppressed: i64,
     /// Stored earlier and changed now.
     pub changed: Vec<i64>,
     /// Of points that were judged again: alerts that say something else now, and those that nothing
@@ -252,14 +269,23 @@ impl AlertBook {
             (_, Some(place)) => place,
             (id, None) => {
                 let stored_id = (id > 0).then_some(id);
-                self.drafts.push(Draft::new(stored_id, entity, since, episode));
+                let mut draft = Draft::new(stored_id, entity, since, episode);
+                let place = self.drafts.len();
                 match stored_id {
                     Some(id) => {
-                        self.stored.insert(id, self.drafts.len() - 1);
+                        self.stored.insert(id, place);
                     }
-                    None => state.episode.alert_id = -(self.drafts.len() as i64),
+                    None => {
+                        if !matches!(transition, Transition::Opened(_)) {
+                            // An episode whose alert was one too many for the scan that saw it begin.
+                            draft.texts = Some(Texts::new(core, &episode, "{}".to_owned()));
+                            draft.told.push(("opened", since));
+                        }
+                        give_place(state, transition, -(place as i64) - 1);
+                    }
                 }
-                self.drafts.len() - 1
+                self.drafts.push(draft);
+                place
             }
         };
         let draft = &mut self.drafts[place];
@@ -334,7 +360,7 @@ impl AlertBook {
                     a.value, a.resolved_at, a.closed_through \
                    FROM anomaly.alert a JOIN anomaly.detector d USING (detector) \
                   WHERE detector = $1 AND a.owner = $2::oid AND a.raised_at >= d.created_at \
-                    AND a.entity = ANY ($3) AND (a.last_at > $4 OR $5 AND a.last_at = $4 OR a.closed_through > $4) \
+                    AND a.kind = 'anomaly' AND a.entity = ANY ($3) AND (a.last_at > $4 OR $5 AND a.last_at = $4 OR a.closed_through > $4) \
                   ORDER BY a.alert_id",
                 &[
                     row.detector.as_str().into(),
@@ -444,14 +470,19 @@ impl AlertBook {
         if self.drafts.is_empty() && left_over.is_empty() && self.settled.is_empty() {
             return Ok(result);
         }
+        self.suppress(gucs::max_alerts_per_scan());
         self.silence(row)?;
-        let silenced = self.silenced_before()?;
-        let new = self.drafts.iter().filter(|d| d.stored_id.is_none()).count() as i64;
+        self.place_in_incidents(row)?;
+        let hushed = self.hushed_before()?;
+        let new =
+            self.drafts.iter().filter(|d| d.stored_id.is_none() && !d.suppressed).count() as i64;
         let now = session::now();
         let mut told = Vec::new();
         let amended: Vec<i64> =
             self.drafts.iter().filter(|d| d.amends).filter_map(|d| d.stored_id).collect();
         let before = if amended.is_empty() { HashMap::new() } else { before(amended)? };
+        let stored = self.drafts.iter().filter_map(|d| d.stored_id).collect();
+        let mut withholding = Withholding::new(row, &self.judged, stored)?;
         internal_rights::with(|| {
             let ids = sql::execute_returning(
                 "SELECT nextval('anomaly.alert_id_seq') FROM generate_series(1, $1)",
@@ -461,10 +492,17 @@ impl AlertBook {
             let mut fresh = ids.into_iter();
             let mut real_ids = vec![0; self.drafts.len()];
             let (mut inserts, mut updates) = (Vec::new(), Vec::new());
-            // Ids rise with time, whatever the order in which entities were judged.
+            // Ids rise with time and then by entity, whatever the order in which entities were judged: where their
+            // states lie in the table, for example.
             let mut in_time: Vec<(usize, &Draft)> = self.drafts.iter().enumerate().collect();
-            in_time.sort_by_key(|(_, draft)| draft.since);
+            in_time.sort_by(|(_, a), (_, b)| {
+                a.since.cmp(&b.since).then_with(|| a.entity.cmp(&b.entity))
+            });
             for (place, draft) in in_time {
+                if draft.suppressed {
+                    result.suppressed += 1;
+                    continue;
+                }
                 // What was judged again may have been resolved before.
                 result.resolved += i64::from(draft.resolved_at.is_some() && !draft.amends);
                 let id = match draft.stored_id {
@@ -485,8 +523,15 @@ impl AlertBook {
                     Some(before) => draft.told_since(before),
                     None => draft.told.clone(),
                 };
+                let noted = draft.stored_id.unwrap_or(-(place as i64 + 1));
+                if withholding.withholds(id, noted, draft.stored_id.is_none()) {
+                    continue;
+                }
                 let heard_first = draft.silenced_by.is_none()
-                    && (draft.stored_id.is_none() || silenced.contains(&id));
+                    && draft.inhibited_by.is_none()
+                    && (draft.stored_id.is_none()
+                        || hushed.contains(&id)
+                        || withholding.withheld_before(id));
                 result.announced += i64::from(heard_first);
                 if heard_first && draft.stored_id.is_some() {
                     // Nobody has heard that it was opened.
@@ -517,6 +562,7 @@ impl AlertBook {
             for batch in updates.chunks(BATCH) {
                 sql::execute(UPDATE, &[JsonB(Value::Array(batch.to_vec())).into()])?;
             }
+            withholding.store()?;
             for batch in left_over.chunks(BATCH) {
                 sql::execute(
                     "UPDATE anomaly.alert SET status = 'withdrawn', flapping = false \
@@ -556,6 +602,25 @@ impl AlertBook {
 }
 
 impl AlertBook {
+    /// Of new alerts, the most deviating ones are stored, so many as a scan may open. In the states the others
+    /// have no number: nothing of their episodes is lost, and one that goes on is opened by a later scan.
+    fn suppress(&mut self, most: Option<usize>) {
+        let Some(most) = most else { return };
+        let mut new: Vec<usize> =
+            (0..self.drafts.len()).filter(|i| self.drafts[*i].stored_id.is_none()).collect();
+        if new.len() <= most {
+            return;
+        }
+        new.sort_by(|a, b| {
+            let (a, b) = (&self.drafts[*a], &self.drafts[*b]);
+            let by_size = b.episode.peak.deviation.total_cmp(&a.episode.peak.deviation);
+            by_size.then_with(|| a.since.cmp(&b.since)).then_with(|| a.entity.cmp(&b.entity))
+        });
+        for place in new.split_off(most) {
+            self.drafts[place].suppressed = true;
+        }
+    }
+
     /// Who is told of what is decided by the times of points, so that it does not depend on when they are
     /// judged: a new alert is silenced if its first and its latest anomalous point so far fall into a silence,
     /// and one that is silenced for as long as its latest does.
@@ -576,21 +641,66 @@ impl AlertBook {
         Ok(())
     }
 
-    /// Those of the stored alerts that are silenced.
-    fn silenced_before(&self) -> SqlResult<HashSet<i64>> {
+    /// New alerts belong to an incident, and while a detector that this one depends on has an alert nobody is told
+    /// of those of this one. Like silences, that is decided by the times of points.
+    fn place_in_incidents(&mut self, row: &DetectorRow) -> SqlResult<()> {
+        let Some(since) = self.drafts.iter().map(|d| d.episode.started_at).min() else {
+            return Ok(());
+        };
+        let inhibitors = Inhibitors::load(row, since)?;
+        let (mut new, mut places) = (Vec::new(), Vec::new());
+        for (place, draft) in self.drafts.iter_mut().enumerate() {
+            let Episode { started_at, last_at, .. } = draft.episode;
+            let opens = (draft.stored_id.is_none() || draft.amends) && !draft.reopens;
+            let from = if opens { started_at } else { last_at };
+            draft.inhibited_by = inhibitors.of(&draft.entity, Span { from, until: last_at });
+            if draft.stored_id.is_none() && !draft.suppressed {
+                new.push((started_at, draft.resolved_at.map_or(i64::MAX, |at| at.max(last_at))));
+                places.push(place);
+            }
+        }
+        let new: Vec<New> = places
+            .iter()
+            .zip(new)
+            .map(|(place, (from, until))| New {
+                entity: &self.drafts[*place].entity,
+                span: Span { from, until },
+            })
+            .collect();
+        let incidents = incidents::place(row, &new)?;
+        drop(new);
+        for (place, incident) in places.into_iter().zip(incidents) {
+            self.drafts[place].incident = incident;
+        }
+        Ok(())
+    }
+
+    /// Those of the stored alerts of which nobody is told.
+    fn hushed_before(&self) -> SqlResult<HashSet<i64>> {
         let stored: Vec<i64> = self.drafts.iter().filter_map(|d| d.stored_id).collect();
         if stored.is_empty() {
             return Ok(HashSet::new());
         }
-        let silenced = internal_rights::with(|| {
+        let hushed = internal_rights::with(|| {
             sql::rows(
-                "SELECT alert_id FROM anomaly.alert \
-                  WHERE alert_id = ANY ($1) AND silenced_by IS NOT NULL",
+                "SELECT alert_id FROM anomaly.alert WHERE alert_id = ANY ($1) \
+                    AND (silenced_by IS NOT NULL OR inhibited_by IS NOT NULL)",
                 &[stored.into()],
                 |r| r.must::<i64>(1),
             )
         })?;
-        Ok(silenced.into_iter().collect())
+        Ok(hushed.into_iter().collect())
+    }
+}
+
+/// The alert of the episode that a transition is about gets this number in the state.
+fn give_place(state: &mut EntityState, transition: &Transition, alert_id: i64) {
+    match (transition, &mut state.episode.cooling) {
+        (Transition::Resolved(ended), Some(before)) if before.started_at == ended.started_at => {
+            before.alert_id = alert_id;
+        }
+        (Transition::Resolved(_), _) => {}
+        _ => state.episode.alert_id = alert_id,
     }
 }
 
@@ -633,7 +743,7 @@ fn relate(row: &DetectorRow, opened: &[i64]) -> SqlResult<()> {
 const RELATE: &str = "\
     WITH neighbour AS MATERIALIZED ( \
         SELECT o.alert_id, o.uuid FROM anomaly.alert o \
-         WHERE o.status IN ('open', 'acknowledged') AND o.owner = $3::oid AND o.detector IN ( \
+         WHERE o.status IN ('open', 'acknowledged') AND o.withheld IS NULL AND o.owner = $3::oid AND o.detector IN ( \
                SELECT n.detector FROM anomaly.detector d JOIN anomaly.detector n ON n.owner = d.owner \
                   AND (n.detector = d.detector OR n.monitor = d.monitor \
                        OR n.source_relation = d.source_relation OR n.source_query = d.source_query) \
@@ -643,7 +753,7 @@ const RELATE: &str = "\
       FROM (SELECT n.alert_id, ARRAY( \
                 SELECT c.uuid FROM ( \
                     (SELECT 0 AS place, o.alert_id, o.uuid FROM anomaly.alert o \
-                      WHERE o.status IN ('open', 'acknowledged') AND o.owner = n.owner \
+                      WHERE o.status IN ('open', 'acknowledged') AND o.withheld IS NULL AND o.owner = n.owner \
                         AND o.entity = n.entity AND n.entity <> '' AND o.alert_id <> n.alert_id \
                       ORDER BY o.alert_id DESC LIMIT 20) \
                     UNION ALL \
@@ -655,6 +765,7 @@ const RELATE: &str = "\
 /// An alert that the caller may change.
 pub struct OwnedAlert {
     pub alert_id: i64,
+    pub kind: String,
     pub detector: String,
     pub entity: String,
     pub owner: pg_sys::Oid,
@@ -680,7 +791,7 @@ impl OwnedAlert {
         let found = internal_rights::with(|| {
             sql::row(
                 "SELECT a.detector, a.entity, a.owner::oid, a.status IN ('open', 'acknowledged'), \
-                    COALESCE(a.raised_at >= d.created_at AND a.owner = d.owner, false) \
+                    COALESCE(a.raised_at >= d.created_at AND a.owner = d.owner, false), a.kind \
                    FROM anomaly.alert a LEFT JOIN anomaly.detector d USING (detector) \
                   WHERE a.alert_id = $1",
                 &[alert.into()],
@@ -692,6 +803,7 @@ impl OwnedAlert {
                         owner: row.must(3)?,
                         is_open: row.must(4)?,
                         has_detector: row.must(5)?,
+                        kind: row.must(6)?,
                     })
                 },
             )
@@ -714,16 +826,22 @@ impl OwnedAlert {
 }
 
 /// Ends alerts of a detector that are open and not among those named: no state knows their episode any
-/// more, so that nobody would ever end them.
-pub fn resolve_all_but(row: &DetectorRow, open: &[i64]) -> SqlResult<()> {
+/// more, so that nobody would ever end them. Those that are no anomalies are in no state: they end only with
+/// the detector.
+pub fn resolve_all_but(row: &DetectorRow, open: &[i64], is_gone: bool) -> SqlResult<()> {
     let now = session::now();
     let ended = internal_rights::with(|| {
         sql::execute_returning(
             "UPDATE anomaly.alert SET status = 'resolved', flapping = false, \
                 resolved_at = CASE status WHEN 'resolved' THEN resolved_at ELSE $3 END \
              WHERE detector = $1 AND (status IN ('open', 'acknowledged') OR flapping) \
-               AND alert_id <> ALL ($2) RETURNING alert_id",
-            &[row.detector.as_str().into(), open.to_vec().into(), sql::timestamptz(now)?.into()],
+               AND alert_id <> ALL ($2) AND (kind = 'anomaly' OR $4) RETURNING alert_id",
+            &[
+                row.detector.as_str().into(),
+                open.to_vec().into(),
+                sql::timestamptz(now)?.into(),
+                is_gone.into(),
+            ],
             |r| r.must::<i64>(1),
         )
     })?;
@@ -783,6 +901,8 @@ fn draft_json(draft: &Draft, id: i64) -> SqlResult<Value> {
         "reopens": draft.reopens,
         "reopened": episode.reopened,
         "silenced_by": draft.silenced_by,
+        "inhibited_by": draft.inhibited_by,
+        "incident_id": draft.incident,
         "flapping": draft.is_flapping(),
         "points": episode.points.min(i32::MAX as u64),
         "peak_at": instant(peak.at)?,
@@ -804,19 +924,21 @@ fn draft_json(draft: &Draft, id: i64) -> SqlResult<Value> {
 const INSERT: &str = "\
     INSERT INTO anomaly.alert (slot, alert_id, detector, owner, status, anomaly_type, \
         detection_strategy, severity, entity, entity_type, metric_name, at, last_at, raised_at, \
-        resolved_at, reopened, flapping, silenced_by, points, peak_at, value, expected, lower, upper, \
+        resolved_at, reopened, flapping, silenced_by, inhibited_by, incident_id, points, peak_at, value, expected, lower, upper, \
         deviation, score, p_value, direction, description, suggestion, metadata, model_version, \
         run_id) \
     SELECT ((extract(year FROM $8 AT TIME ZONE 'UTC') * 12 \
             + extract(month FROM $8 AT TIME ZONE 'UTC')) % 16)::smallint, \
         n.alert_id, $2, $3::oid, n.status, $4, $5, n.severity, n.entity, $7, $6, n.at, n.last_at, \
-        $8, n.resolved_at, n.reopened, n.flapping, n.silenced_by, n.points, n.peak_at, n.value, n.expected, n.lower, n.upper, \
+        $8, n.resolved_at, n.reopened, n.flapping, n.silenced_by, n.inhibited_by, \
+        n.incident_id, n.points, n.peak_at, n.value, n.expected, n.lower, n.upper, \
         n.deviation, n.score, n.p_value, n.direction, n.description, n.suggestion, \
         n.metadata::jsonb, \
         $9, $10 \
       FROM jsonb_to_recordset($1) AS n (alert_id bigint, entity text, status text, \
         severity anomaly.severity, at timestamptz, last_at timestamptz, resolved_at timestamptz, \
-        reopened int, flapping boolean, silenced_by bigint, points int, peak_at timestamptz, value float8, expected float8, lower float8, \
+        reopened int, flapping boolean, silenced_by bigint, inhibited_by bigint, incident_id bigint, \
+        points int, peak_at timestamptz, value float8, expected float8, lower float8, \
         upper float8, deviation float8, score float8, p_value float8, direction text, \
         description text, suggestion text, metadata text)";
 
@@ -834,13 +956,15 @@ const UPDATE: &str = "\
         reopened = n.reopened, flapping = n.flapping, points = n.points, \
         silenced_by = CASE WHEN n.amends OR n.reopens OR a.silenced_by IS NOT NULL \
                            THEN n.silenced_by END, \
+        inhibited_by = CASE WHEN n.amends OR n.reopens OR a.inhibited_by IS NOT NULL \
+                           THEN n.inhibited_by END, \
         peak_at = n.peak_at, value = n.value, expected = n.expected, lower = n.lower, \
         upper = n.upper, deviation = n.deviation, score = n.score, p_value = n.p_value, \
         direction = n.direction, description = COALESCE(n.description, a.description), \
         suggestion = COALESCE(n.suggestion, a.suggestion), \
         metadata = COALESCE(n.metadata::jsonb, a.metadata) \
       FROM jsonb_to_recordset($1) AS n (alert_id bigint, amends boolean, reopens boolean, \
-        reopened int, flapping boolean, silenced_by bigint, status text, severity anomaly.severity, at timestamptz, \
+        reopened int, flapping boolean, silenced_by bigint, inhibited_by bigint, status text, severity anomaly.severity, at timestamptz, \
         last_at timestamptz, resolved_at timestamptz, points int, peak_at timestamptz, value float8, expected float8, lower float8, upper float8, \
         deviation float8, score float8, p_value float8, direction text, description text, \
         suggestion text, metadata text) \

@@ -11,12 +11,13 @@ use crate::{
     detector::{
         catalog::{DetectorRow, Feed},
         create_detector::{Created, FeedSetting, Settings, check, create, differences},
+        no_data,
         sampling::{self, Sampling},
         source::{Columns, Named, Source},
         train,
     },
     error::{SqlResult, invalid, not_null, report},
-    pg::{internal_rights, session},
+    pg::{internal_rights, json_arg::JsonArg, session},
     sql, worker,
 };
 
@@ -67,11 +68,15 @@ const SETTINGS: &[Setting] = &[
     setting("min_data_points", &["min_data_points"], Effect::Rule, "100"),
     setting("threshold", &["threshold"], Effect::Rule, "null"),
     setting("alerts_per_day", &["alerts_per_day"], Effect::Rule, "1"),
+    setting("fdr", &["fdr"], Effect::Rule, "null"),
     setting("fire_after", &["fire_after"], Effect::Rule, "1"),
     setting("clear_after", &["clear_after"], Effect::Rule, "3"),
     setting("cool_down", &["cool_down"], Effect::Rule, r#""0""#),
     setting("max_entities", &["max_entities"], Effect::Rule, "10000"),
     setting("entity_type", &["entity_type"], Effect::Rule, "null"),
+    setting("no_data_after", &["no_data_after"], Effect::Rule, "null"),
+    setting("depends_on", &["depends_on"], Effect::Rule, "[]"),
+    setting("labels", &["labels"], Effect::Rule, "[]"),
     setting("direction", &["direction"], Effect::Rule, r#""both""#),
     setting("min_effect", &["min_effect"], Effect::Rule, "0"),
     setting("min_relative_effect", &["min_relative_effect"], Effect::Rule, "0"),
@@ -100,7 +105,7 @@ fn setting_of(column: &str) -> Option<&'static Setting> {
 #[pg_extern(schema = "anomaly", volatile, parallel_unsafe)]
 fn alter_detector(
     detector: Option<&str>,
-    settings: Option<JsonB>,
+    settings: Option<JsonArg>,
 ) -> Result<
     TableIterator<
         'static,
@@ -132,6 +137,22 @@ pub fn alter(detector: &str, settings: Value) -> SqlResult<(Vec<String>, String)
     let mut wanted = Wanted::of(detector)?;
     wanted.take(&changes);
     apply(&row, &wanted, &changes)
+}
+
+/// All settings of a detector, by name, as [`alter`] takes them; what it reads among them, if it has a source.
+///
+/// # Errors
+/// 42704 for an unknown id.
+pub fn settings_of(detector: &str) -> SqlResult<Map<String, Value>> {
+    let record = record_of(detector)?;
+    let source = ["source_query", "source_relation"]
+        .into_iter()
+        .find_map(|column| record.get(column).filter(|text| text.is_string()).cloned());
+    let mut settings = Wanted::of_record(record).0;
+    if let Some(source) = source {
+        settings.insert("source".to_owned(), source);
+    }
+    Ok(settings)
 }
 
 /// Makes a detector over a source, without a schedule, by the settings that a JSON object names.
@@ -247,7 +268,9 @@ fn check_belongs(row: &DetectorRow, setting: &Setting) -> SqlResult<()> {
         Feed::Samples if setting.name == "features" || of_source.contains(&setting.name) => {
             "its monitor measures what it judges"
         }
-        Feed::Points { .. } if of_source.contains(&setting.name) => {
+        Feed::Points { .. }
+            if of_source.contains(&setting.name) || setting.name == "no_data_after" =>
+        {
             "it is fed by anomaly.process_data_point"
         }
         Feed::Samples | Feed::Points { .. } => return Ok(()),
@@ -258,21 +281,30 @@ fn check_belongs(row: &DetectorRow, setting: &Setting) -> SqlResult<()> {
     ))
 }
 
+/// The detector's row of the catalogue.
+fn record_of(detector: &str) -> SqlResult<Map<String, Value>> {
+    let found = internal_rights::with(|| {
+        sql::row(
+            "SELECT to_jsonb(d) FROM anomaly.detector d WHERE d.detector = $1",
+            &[detector.into()],
+            |row| row.must::<JsonB>(1),
+        )
+    })?;
+    match found {
+        Some(JsonB(Value::Object(record))) => Ok(record),
+        _ => Err(super::catalog::unknown(detector)),
+    }
+}
+
 /// All settings of a detector by the names of create_detector.
 struct Wanted(Map<String, Value>);
 
 impl Wanted {
     fn of(detector: &str) -> SqlResult<Wanted> {
-        let found = internal_rights::with(|| {
-            sql::row(
-                "SELECT to_jsonb(d) FROM anomaly.detector d WHERE d.detector = $1",
-                &[detector.into()],
-                |row| row.must::<JsonB>(1),
-            )
-        })?;
-        let Some(JsonB(Value::Object(mut record))) = found else {
-            return Err(super::catalog::unknown(detector));
-        };
+        Ok(Wanted::of_record(record_of(detector)?))
+    }
+
+    fn of_record(mut record: Map<String, Value>) -> Wanted {
         let mut settings = Map::new();
         for setting in SETTINGS.iter().filter(|setting| setting.name != "source") {
             for column in setting.columns {
@@ -280,7 +312,7 @@ impl Wanted {
                 settings.insert(setting.name.to_owned(), value);
             }
         }
-        Ok(Wanted(settings))
+        Wanted(settings)
     }
 
     /// Those of a detector for which nobody has given any.
@@ -322,11 +354,9 @@ impl Wanted {
             settle: self.must_interval("settle")?,
             training_window: self.must_interval("training_window")?,
             min_data_points: self.integer("min_data_points")?,
-            threshold: match self.get("threshold") {
-                Value::Null => None,
-                _ => Some(self.number("threshold")?),
-            },
+            threshold: self.number_or_null("threshold")?,
             alerts_per_day: self.number("alerts_per_day")?,
+            fdr: self.number_or_null("fdr")?,
             fire_after: self.integer("fire_after")?,
             clear_after: self.integer("clear_after")?,
             cool_down: self.must_interval("cool_down")?,
@@ -340,6 +370,9 @@ impl Wanted {
             direction: self.must_text("direction")?,
             min_effect: self.number("min_effect")?,
             min_relative_effect: self.number("min_relative_effect")?,
+            no_data_after: self.interval("no_data_after")?,
+            depends_on: self.texts("depends_on")?,
+            labels: self.texts("labels")?,
             params: self.get("params").clone(),
             trained_by_caller: true,
         })
@@ -378,6 +411,13 @@ impl Wanted {
     fn number(&self, name: &str) -> SqlResult<f64> {
         let value = self.get(name);
         value.as_f64().ok_or_else(|| not_a(name, value, "a number"))
+    }
+
+    fn number_or_null(&self, name: &str) -> SqlResult<Option<f64>> {
+        match self.get(name) {
+            Value::Null => Ok(None),
+            _ => self.number(name).map(Some),
+        }
     }
 
     fn interval(&self, name: &str) -> SqlResult<Option<Interval>> {
@@ -428,7 +468,7 @@ fn apply(
     let features = wanted.texts("features")?;
     let source = match wanted.text("source")? {
         Some(text) => Some(text.to_owned()),
-        None if looks => row.source()?.map(|(source, _)| source.text),
+        None if looks => row.unchecked_source()?.map(|(source, _)| source.text),
         None => None,
     };
     let feed = match (&row.feed, &source) {
@@ -475,6 +515,7 @@ fn apply(
     if altered.is_empty() {
         return Ok((Vec::new(), "nothing to change".to_owned()));
     }
+    let checked_off = record.get("no_data_after").is_some_and(Value::is_null);
     store(row, &record)?;
     let names = altered.iter().map(|setting| setting.name.to_owned()).collect();
     let has = |name: &str| altered.iter().any(|setting| setting.name == name);
@@ -488,6 +529,9 @@ fn apply(
                 &[row.detector.as_str().into()],
             )
         })?;
+    }
+    if has("no_data_after") && checked_off {
+        no_data::stop(row)?;
     }
     if has("every") || has("cron") || has("time_zone") {
         set_due(&row.detector, checked.first_due)?;

@@ -23,6 +23,7 @@ use crate::{
     error::{SqlResult, invalid, not_null, report},
     pg::{
         internal_rights,
+        json_arg::JsonArg,
         session::{self, Clock},
         subxact,
     },
@@ -145,7 +146,7 @@ fn backtest(
     detector: Option<&str>,
     since: default!(Option<Interval>, "'30 days'"),
     until_ts: default!(Option<TimestampWithTimeZone>, "NULL"),
-    settings: default!(Option<JsonB>, "'{}'"),
+    settings: default!(Option<JsonArg>, "'{}'"),
 ) -> Result<
     TableIterator<
         'static,
@@ -210,7 +211,7 @@ fn backtest_summary(
     detector: Option<&str>,
     since: default!(Option<Interval>, "'30 days'"),
     until_ts: default!(Option<TimestampWithTimeZone>, "NULL"),
-    settings: default!(Option<JsonB>, "'{}'"),
+    settings: default!(Option<JsonArg>, "'{}'"),
 ) -> Result<
     TableIterator<
         'static,
@@ -268,7 +269,7 @@ fn backtest_summary(
 fn preview(
     source: Option<&str>,
     since: default!(Option<Interval>, "'7 days'"),
-    settings: default!(Option<JsonB>, "'{}'"),
+    settings: default!(Option<JsonArg>, "'{}'"),
 ) -> Result<
     TableIterator<
         'static,
@@ -391,7 +392,7 @@ fn period(since: Interval, until: Option<TimestampWithTimeZone>) -> SqlResult<(i
 }
 
 /// A name that no other session's replay has.
-fn copy_name(what: &str) -> String {
+pub fn copy_name(what: &str) -> String {
     format!("{what} of backend {}", std::process::id())
 }
 
@@ -405,10 +406,15 @@ fn replay_of(
     train::check_runs_here(&row)?;
     let (since, until) = period(since, until)?;
     let name = copy_name("backtest");
+    let has_settings = settings.as_object().is_none_or(|settings| !settings.is_empty());
+    if !has_settings {
+        // A source that cannot be read is told of the detector, and not of its copy.
+        row.source()?;
+    }
     subxact::rehearse(|| {
         let clock = Clock::at(since);
-        copy(&row.detector, &name)?;
-        if settings.as_object().is_none_or(|settings| !settings.is_empty()) {
+        copy(&row, &name)?;
+        if has_settings {
             alter(&name, settings)?;
         }
         end_settling(&name)?;
@@ -417,9 +423,9 @@ fn replay_of(
 }
 
 /// The copy has what people have said of the detector, and nothing that it has learned.
-fn copy(detector: &str, name: &str) -> SqlResult<()> {
+pub fn copy(row: &DetectorRow, name: &str) -> SqlResult<()> {
     internal_rights::with(|| {
-        for statement in [
+        let has = [
             "INSERT INTO anomaly.detector \
              SELECT (jsonb_populate_record(d, jsonb_build_object('detector', $2::text, 'every', NULL, \
                         'cron', NULL, 'enabled', true, 'created_at', '-infinity'::timestamptz))).* \
@@ -429,6 +435,8 @@ fn copy(detector: &str, name: &str) -> SqlResult<()> {
             "INSERT INTO anomaly.member_performance \
              SELECT (jsonb_populate_record(p, jsonb_build_object('detector', $2::text))).* \
                FROM anomaly.member_performance p WHERE p.detector = $1",
+        ];
+        let said = [
             "INSERT INTO anomaly.exclusion \
              SELECT (jsonb_populate_record(e, jsonb_build_object('detector', $2::text, \
                         'exclusion_id', nextval('anomaly.exclusion_id_seq')))).* \
@@ -442,8 +450,11 @@ fn copy(detector: &str, name: &str) -> SqlResult<()> {
                         'judgement_id', nextval('anomaly.judgement_id_seq')))).* \
                FROM anomaly.judgement j JOIN anomaly.detector d USING (detector) \
               WHERE j.detector = $1 AND j.owner = d.owner AND j.given_at >= d.created_at",
-        ] {
-            sql::execute(statement, &[detector.into(), name.into()])?;
+        ];
+        for (detector, statements) in [(row.detector.as_str(), has), (row.judged_as(), said)] {
+            for statement in statements {
+                sql::execute(statement, &[detector.into(), name.into()])?;
+            }
         }
         Ok(())
     })
@@ -501,7 +512,7 @@ fn run(
         alerts_per_day: row.alerts_per_day,
         alerts: alerts_of(name)?,
         labels: match original {
-            Some(original) => labels_of(&original.detector)?,
+            Some(original) => labels_of(original.judged_as())?,
             None => Vec::new(),
         },
     })
@@ -553,7 +564,7 @@ fn stops(
 }
 
 /// Judgements of the detector's alerts are of the copy's that begin at the same time.
-fn know_alerts(name: &str) -> SqlResult<()> {
+pub fn know_alerts(name: &str) -> SqlResult<()> {
     internal_rights::with(|| {
         sql::execute(
             "UPDATE anomaly.judgement j SET alert_id = a.alert_id FROM anomaly.alert a \
@@ -571,7 +582,7 @@ fn alerts_of(name: &str) -> SqlResult<Vec<Alert>> {
         sql::rows(
             "SELECT entity, at, last_at, points, severity::text, peak_at, value, expected, lower, upper, \
                     p_value, deviation, direction, description, resolved_at \
-               FROM anomaly.alert WHERE detector = $1 ORDER BY at, entity",
+               FROM anomaly.alert WHERE detector = $1 AND withheld IS NULL ORDER BY at, entity",
             &[name.into()],
             |row| {
                 Ok(Alert {

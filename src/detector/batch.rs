@@ -5,6 +5,8 @@
 //! the processor's cache. The points of one entity keep their order; nothing depends on that of
 //! points of different entities.
 
+use std::collections::BTreeMap;
+
 use crate::{detector::sampling::Reading, error::SqlResult};
 
 /// Rows that are held: 4 MB, and half a MB for each further column, whatever the size of the window.
@@ -31,6 +33,23 @@ impl Batch {
         self.rows.push((entity as u32, reading));
         self.features.extend_from_slice(features);
         self.rows.len() >= ROWS
+    }
+
+    /// Hands over time and value of what is held, entity by entity, and keeps it.
+    pub fn look(
+        &self,
+        each: &mut dyn FnMut(usize, Vec<(i64, f64)>) -> SqlResult<()>,
+    ) -> SqlResult<()> {
+        let mut by_entity: BTreeMap<u32, Vec<(i64, f64)>> = BTreeMap::new();
+        for (entity, reading) in &self.rows {
+            if let Some(value) = reading.value {
+                by_entity.entry(*entity).or_default().push((reading.at, value));
+            }
+        }
+        for (entity, points) in by_entity {
+            each(entity as usize, points)?;
+        }
+        Ok(())
     }
 
     /// Hands over what is held, entity by entity, and lets go of it. All positions are below

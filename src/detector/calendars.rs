@@ -93,7 +93,7 @@ pub fn periods(
                 AND (anomaly_type IS NULL OR anomaly_type = $3) AND action = ANY ($4) \
               ORDER BY calendar_id",
             &[
-                row.detector.as_str().into(),
+                row.judged_as().into(),
                 row.owner.into(),
                 row.anomaly_type.as_str().into(),
                 actions.to_vec().into(),
@@ -121,7 +121,7 @@ pub fn owner_of(detector: Option<&str>) -> SqlResult<pg_sys::Oid> {
 
 pub fn check_type(anomaly_type: Option<&str>) -> SqlResult<()> {
     if let Some(anomaly_type) = anomaly_type {
-        anomaly_core::strategy::anomaly_type_info(anomaly_type).map_err(from_core)?;
+        crate::anomaly_type::check(anomaly_type)?;
     }
     Ok(())
 }

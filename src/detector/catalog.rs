@@ -5,19 +5,21 @@ use anomaly_core::{
     Detector, DetectorConfig,
     durations::Durations,
     nearest::nearest,
-    strategy::{Performance, full_ids},
+    strategy::{OwnFunctions, Performance, full_ids},
     verdict::Direction,
 };
-use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, pg_sys};
+use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, pg_sys, spi::quote_literal};
+use serde_json::json;
 
 use crate::{
+    anomaly_type,
     detector::{
         sampling::{Features, Sampling, Wanted},
         source::{Columns, Source},
     },
     error::{SqlResult, from_core, report},
-    pg::{internal_rights, session},
-    sql,
+    pg::{internal_rights, locks, session, snapshot},
+    sql, strategy,
 };
 
 /// Where points come from.
@@ -56,6 +58,10 @@ pub struct DetectorRow {
     pub owner: pg_sys::Oid,
     pub anomaly_type: String,
     pub strategy: String,
+    /// Functions of a strategy of the user's own.
+    pub own: Option<OwnFunctions>,
+    /// Of an anomaly type of the user's own.
+    pub family: Option<String>,
     pub metric_name: String,
     pub entity_type: Option<String>,
     pub feed: Feed,
@@ -63,6 +69,10 @@ pub struct DetectorRow {
     pub min_data_points: i32,
     pub threshold: Option<f64>,
     pub alerts_per_day: f64,
+    /// The share of false alarms among those that are told; `None`: only alerts_per_day decides.
+    pub fdr: Option<f64>,
+    /// The detector that it is compared with, for one that nobody hears of.
+    pub shadow_of: Option<String>,
     pub fire_after: i32,
     pub clear_after: i32,
     pub max_entities: i32,
@@ -91,6 +101,14 @@ pub struct DetectorRow {
     pub late_window: i64,
     /// µs; for so long after its end an alert is opened again instead of a new one.
     pub cool_down: i64,
+    /// µs without a point after which that is an alert.
+    pub no_data_after: Option<i64>,
+    /// Detectors whose open alerts keep those of this one from being told.
+    pub depends_on: Vec<String>,
+    pub labels: Vec<String>,
+    /// Alerts of kind error and no_data that are open, of the detector as a whole.
+    pub error_alert: Option<i64>,
+    pub no_data_alert: Option<i64>,
     pub model: Option<ActiveModel>,
 }
 
@@ -104,6 +122,15 @@ impl DetectorRow {
     }
 
     fn find(detector: &str) -> SqlResult<Option<DetectorRow>> {
+        let mut found = Self::stored(detector)?;
+        if let Some(row) = &mut found {
+            row.own = strategy::functions(&row.strategy, row.owner, &row.params, &row.detector)?;
+            row.family = anomaly_type::own_family(&row.anomaly_type)?;
+        }
+        Ok(found)
+    }
+
+    fn stored(detector: &str) -> SqlResult<Option<DetectorRow>> {
         internal_rights::with(|| {
             let now = sql::timestamptz(session::now())?;
             let exact = sql::row(LOAD, &[detector.into(), now.into()], from_row)?;
@@ -157,6 +184,11 @@ impl DetectorRow {
         Self::load_owned(detector)
     }
 
+    /// The detector whose alerts people judge: a shadow goes by what they say of the one that it shadows.
+    pub fn judged_as(&self) -> &str {
+        self.shadow_of.as_deref().unwrap_or(&self.detector)
+    }
+
     /// # Errors
     /// 55000 while the active model is one of earlier settings.
     pub fn check_model_fits(&self) -> SqlResult<()> {
@@ -177,6 +209,12 @@ impl DetectorRow {
     /// ROLE stands between, so that the query cannot act with rights that its owner lacks.
     pub fn runs_here(&self) -> bool {
         session::session_user() == self.owner && session::current_user() == self.owner
+    }
+
+    /// Whether points may be judged and learned while rows are read: a user's functions must not be called
+    /// where rows are read with the rights of the extension.
+    pub fn runs_between_rows(&self) -> bool {
+        self.own.is_none() || self.columns().is_some()
     }
 
     /// Names of the further columns that are judged together with the value.
@@ -208,16 +246,19 @@ impl DetectorRow {
     pub fn detection(&self, points_per_day: Option<f64>) -> SqlResult<Detector> {
         Detector::new(DetectorConfig {
             strategy: self.strategy.clone(),
+            own: self.own.clone(),
             params: self.params.clone(),
             threshold: self.threshold,
             alerts_per_day: self.alerts_per_day,
             points_per_day,
+            entities: self.model.as_ref().map_or(1, |m| m.entities.max(1) as u64),
             min_data_points: self.min_data_points as u64,
             fire_after: self.fire_after as u32,
             clear_after: self.clear_after as u32,
             cool_down: self.cool_down,
             metric_name: self.metric_name.clone(),
             anomaly_type: self.anomaly_type.clone(),
+            family: self.family.clone(),
             time_zone: self.time_zone.clone(),
             kind: self.sampling.kind,
             performance: self.performance.clone(),
@@ -233,8 +274,27 @@ impl DetectorRow {
     /// The source with its columns as they are now.
     ///
     /// # Errors
-    /// 42P01 naming the table when it is gone.
+    /// 42P01 naming the table when it is gone, 42703 and 42804 naming a column that is, or has another type.
     pub fn source(&self) -> SqlResult<Option<(Source, &Columns)>> {
+        let found = match &self.feed {
+            // What changes it is waited for here, and its columns are those that the query will find.
+            Feed::Relation { oid, .. } => {
+                locks::read_relation(*oid);
+                snapshot::latest(|| self.unchecked_source())?
+            }
+            _ => self.unchecked_source()?,
+        };
+        if let Some((source, columns)) = &found {
+            columns.check(source, &self.sampling, &self.detector)?;
+        }
+        Ok(found)
+    }
+
+    /// The source as it is now, whether or not it has the detector's columns.
+    ///
+    /// # Errors
+    /// 42P01 naming the table when it is gone.
+    pub fn unchecked_source(&self) -> SqlResult<Option<(Source, &Columns)>> {
         match &self.feed {
             Feed::Relation { oid, name, columns } => match Source::of_relation(*oid)? {
                 Some(source) => Ok(Some((source, columns))),
@@ -243,8 +303,9 @@ impl DetectorRow {
                     format!("{name}, the source of detector \"{}\", is gone", self.detector),
                 )
                 .set_hint(format!(
-                    "restore the table, or SELECT anomaly.drop_detector('{}')",
-                    self.detector
+                    "name another one: SELECT anomaly.alter_detector({id}, {}), or SELECT anomaly.drop_detector({id})",
+                    quote_literal(json!({"source": name}).to_string()),
+                    id = quote_literal(&self.detector)
                 ))),
             },
             Feed::Query { text, columns } => Ok(Some((Source::resolve(text)?, columns))),
@@ -315,7 +376,10 @@ const LOAD: &str = "\
                                          + d.retrain_every) \
                 AND (s.retry_training_at IS NULL OR $2 >= s.retry_training_at), \
             s.consecutive_failures, s.detection_times, d.category_columns, \
-            (extract(epoch FROM d.cool_down) * 1000000)::bigint \
+            (extract(epoch FROM d.cool_down) * 1000000)::bigint, \
+            (extract(epoch FROM d.no_data_after) * 1000000)::bigint, d.depends_on, d.labels, \
+            s.error_alert, s.no_data_alert, \
+            d.fdr, (SELECT h.live FROM anomaly.shadow h WHERE h.detector = d.detector) \
       FROM anomaly.detector d JOIN anomaly.detector_state s USING (detector) \
       LEFT JOIN anomaly.model m ON m.detector = d.detector AND m.active \
      WHERE d.detector = $1";
@@ -360,6 +424,8 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
         owner: row.must(2)?,
         anomaly_type: row.must(3)?,
         strategy: row.must(4)?,
+        own: None,
+        family: None,
         metric_name: row.must(5)?,
         entity_type: row.get(6)?,
         feed,
@@ -386,6 +452,13 @@ fn from_row(row: &sql::Row) -> SqlResult<DetectorRow> {
         training_from: row.micros(25)?.unwrap_or(i64::MIN),
         late_window: row.must(38)?,
         cool_down: row.must(46)?,
+        no_data_after: row.get(47)?,
+        depends_on: row.must(48)?,
+        labels: row.must(49)?,
+        error_alert: row.get(50)?,
+        no_data_alert: row.get(51)?,
+        fdr: row.get(52)?,
+        shadow_of: row.get(53)?,
         model,
     })
 }

@@ -8,16 +8,18 @@ use pgrx::{JsonB, PgSqlErrorCode, datum::Interval, prelude::*};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    anomaly_type,
     detector::{
         alter_detector,
         catalog::DetectorRow,
-        enable, process_data_point,
+        enable, process_data_point, quota,
         sampling::{Sampling, Wanted},
         source::{self, Columns, Named, Source, feature_names},
+        withhold,
     },
     error::{SqlResult, from_core, invalid, not_null, report},
-    pg::{internal_rights, session},
-    sql, worker,
+    pg::{internal_rights, json_arg::JsonArg, session},
+    sql, strategy, worker,
 };
 
 /// Where a new detector's points come from.
@@ -49,6 +51,8 @@ pub struct Settings<'a> {
     pub min_data_points: i32,
     pub threshold: Option<f64>,
     pub alerts_per_day: f64,
+    /// NULL: only alerts_per_day decides who is told.
+    pub fdr: Option<f64>,
     pub fire_after: i32,
     pub clear_after: i32,
     pub max_entities: i32,
@@ -67,6 +71,10 @@ pub struct Settings<'a> {
     pub direction: &'a str,
     pub min_effect: f64,
     pub min_relative_effect: f64,
+    /// NULL: that there is no data is no alert.
+    pub no_data_after: Option<Interval>,
+    pub depends_on: Vec<String>,
+    pub labels: Vec<String>,
     pub params: serde_json::Value,
     /// Run for the first time at the next time of the schedule instead of at once: for a caller
     /// that trains the detector itself.
@@ -90,7 +98,7 @@ fn create_detector(
     min_data_points: default!(Option<i32>, "100"),
     threshold: default!(Option<f64>, "NULL"),
     alerts_per_day: default!(Option<f64>, "1"),
-    params: default!(Option<JsonB>, "'{}'"),
+    params: default!(Option<JsonArg>, "'{}'"),
     settle: default!(Option<Interval>, "'5 seconds'"),
     fire_after: default!(Option<i32>, "1"),
     clear_after: default!(Option<i32>, "3"),
@@ -109,6 +117,10 @@ fn create_detector(
     features: default!(Option<Vec<Option<String>>>, "NULL"),
     retrain_every: default!(Option<Interval>, "NULL"),
     cool_down: default!(Option<Interval>, "'0'"),
+    no_data_after: default!(Option<Interval>, "NULL"),
+    depends_on: default!(Option<Vec<Option<String>>>, "NULL"),
+    labels: default!(Option<Vec<Option<String>>>, "NULL"),
+    fdr: default!(Option<f64>, "NULL"),
 ) -> SqlResult<String> {
     not_null!(
         anomaly_type,
@@ -167,6 +179,7 @@ fn create_detector(
         min_data_points,
         threshold,
         alerts_per_day,
+        fdr,
         fire_after,
         clear_after,
         max_entities,
@@ -180,6 +193,9 @@ fn create_detector(
         on_missing,
         late_window,
         cool_down,
+        no_data_after,
+        depends_on: names("depends_on", depends_on)?,
+        labels: names("labels", labels)?,
         params: params.0,
         trained_by_caller: false,
     })?
@@ -237,6 +253,7 @@ pub fn create(settings: Settings) -> SqlResult<Created> {
                 "INSERT INTO anomaly.detector_state (detector, next_due) VALUES ($1, $2)",
                 &[detector.as_str().into(), first_due.map(sql::timestamptz).transpose()?.into()],
             )?;
+            quota::check_detectors(owner)?;
         }
         Ok(inserted)
     })?;
@@ -324,12 +341,17 @@ pub struct Checked {
 /// # Errors
 /// As [`create`], but for the id.
 pub fn check(settings: Settings, owner: pg_sys::Oid) -> SqlResult<Checked> {
-    let strategy = anomaly_core::strategy::resolve_name(settings.strategy).map_err(from_core)?;
+    let strategy = strategy::resolve(settings.strategy)?;
+    strategy::check(&strategy, owner)?;
     let sampling = settings.sampling()?;
     check_ranges(&settings)?;
-    settings.check_detection(&sampling, &[])?;
-    anomaly_core::strategy::anomaly_type_info(settings.anomaly_type).map_err(from_core)?;
+    withhold::check(&settings)?;
+    check_names("depends_on", &settings.depends_on)?;
+    check_names("labels", &settings.labels)?;
+    settings.check_detection(&sampling, &[], owner)?;
+    anomaly_type::check(settings.anomaly_type)?;
     let first_due = first_due(&settings)?;
+    quota::check_interval(settings.every.as_ref(), settings.cron, settings.time_zone, owner)?;
     // PostgreSQL's own error (22023) names an unknown zone.
     sql::row("SELECT pg_catalog.now() AT TIME ZONE $1", &[settings.time_zone.into()], |_| Ok(()))?;
     let detector = match settings.name {
@@ -343,6 +365,7 @@ pub fn check(settings: Settings, owner: pg_sys::Oid) -> SqlResult<Checked> {
         ));
     }
 
+    check_parents(&detector, &settings.depends_on, owner)?;
     let scheduled = first_due.is_some();
     if scheduled {
         check_login(owner)?;
@@ -353,7 +376,7 @@ pub fn check(settings: Settings, owner: pg_sys::Oid) -> SqlResult<Checked> {
         FeedSetting::Source { text, columns } => {
             let source = Source::resolve(text)?;
             let columns = Columns::choose(&source, columns, &sampling)?;
-            settings.check_detection(&sampling, &columns.categories)?;
+            settings.check_detection(&sampling, &columns.categories, owner)?;
             let read = source::read_query(&source, &columns, &sampling, settings.time_zone)?;
             // Runs as the caller and returns nothing: PostgreSQL checks the rights on every
             // relation behind it and that the casts exist.
@@ -394,6 +417,12 @@ pub fn check(settings: Settings, owner: pg_sys::Oid) -> SqlResult<Checked> {
              anomaly.process_data_point",
         ));
     }
+    if source_kind == "points" && settings.no_data_after.is_some() {
+        return Err(invalid(
+            "no_data_after without a source: nothing looks for points that nobody brings",
+            "give source => 'table or query', or leave out no_data_after",
+        ));
+    }
     put("detector", json!(detector));
     put("owner", json!(owner.to_u32().to_string()));
     put("anomaly_type", json!(settings.anomaly_type));
@@ -412,6 +441,7 @@ pub fn check(settings: Settings, owner: pg_sys::Oid) -> SqlResult<Checked> {
     put("min_data_points", json!(settings.min_data_points));
     put("threshold", json!(settings.threshold));
     put("alerts_per_day", json!(settings.alerts_per_day));
+    put("fdr", json!(settings.fdr));
     put("fire_after", json!(settings.fire_after));
     put("clear_after", json!(settings.clear_after));
     put("cool_down", interval_json(Some(&settings.cool_down)));
@@ -423,6 +453,9 @@ pub fn check(settings: Settings, owner: pg_sys::Oid) -> SqlResult<Checked> {
     put("bucket", interval_json(settings.bucket.as_ref()));
     put("aggregate", json!(settings.aggregate));
     put("on_missing", json!(sampling.on_missing.as_str()));
+    put("no_data_after", interval_json(settings.no_data_after.as_ref()));
+    put("depends_on", json!(settings.depends_on));
+    put("labels", json!(settings.labels));
     put("params", settings.params);
     Ok(Checked { detector, record, first_due })
 }
@@ -481,19 +514,28 @@ impl Settings<'_> {
     }
 
     /// Refuses what the detection would refuse later, when somebody waits for its alerts.
-    fn check_detection(&self, sampling: &Sampling, categories: &[String]) -> SqlResult<()> {
+    fn check_detection(
+        &self,
+        sampling: &Sampling,
+        categories: &[String],
+        owner: pg_sys::Oid,
+    ) -> SqlResult<()> {
+        let detector = self.name.unwrap_or("new");
         Detector::new(DetectorConfig {
             strategy: self.strategy.to_owned(),
+            own: strategy::functions(self.strategy, owner, &self.params, detector)?,
             params: self.params.clone(),
             threshold: self.threshold,
             alerts_per_day: self.alerts_per_day,
             points_per_day: None,
+            entities: 1,
             min_data_points: self.min_data_points as u64,
             fire_after: self.fire_after as u32,
             clear_after: self.clear_after as u32,
             cool_down: i64::try_from(interval_micros(&self.cool_down)).unwrap_or(i64::MAX),
             metric_name: self.metric_name.to_owned(),
             anomaly_type: self.anomaly_type.to_owned(),
+            family: anomaly_type::own_family(self.anomaly_type)?,
             time_zone: self.time_zone.to_owned(),
             kind: sampling.kind,
             performance: Vec::new(),
@@ -552,6 +594,12 @@ fn check_ranges(settings: &Settings) -> SqlResult<()> {
     if interval_micros(&settings.cool_down) < 0 {
         return Err(invalid("cool_down must not be negative", "for example cool_down => '1 hour'"));
     }
+    if settings.no_data_after.as_ref().is_some_and(|after| interval_micros(after) < 1_000_000) {
+        return Err(invalid(
+            "no_data_after must be at least one second",
+            "for example no_data_after => '15 minutes', some three times what lies between two points",
+        ));
+    }
     if interval_micros(&settings.training_window) <= 0 {
         return Err(invalid(
             "training_window must be positive",
@@ -559,6 +607,66 @@ fn check_ranges(settings: &Settings) -> SqlResult<()> {
         ));
     }
     Ok(())
+}
+
+/// Names in an array.
+///
+/// # Errors
+/// 22004 for a NULL among them.
+pub fn names(parameter: &str, array: Option<Vec<Option<String>>>) -> SqlResult<Vec<String>> {
+    let names: Option<Vec<String>> = array.unwrap_or_default().into_iter().collect();
+    crate::error::required(names, &format!("an element of {parameter}"))
+}
+
+/// Most detectors that one depends on, and most labels.
+const MAX_NAMES: usize = 100;
+
+fn check_names(parameter: &str, names: &[String]) -> SqlResult<()> {
+    if names.len() > MAX_NAMES {
+        return Err(invalid(
+            format!("{} elements of {parameter}", names.len()),
+            format!("give {MAX_NAMES} at most"),
+        ));
+    }
+    let is_bad = |name: &&String| name.is_empty() || name.len() > 512;
+    if let Some(name) = names.iter().find(is_bad) {
+        return Err(invalid(
+            format!("{parameter} has an element of {} bytes", name.len()),
+            "give names of 1 to 512 bytes",
+        ));
+    }
+    Ok(())
+}
+
+/// What a detector depends on has to be there, and of the same owner: else a misspelt name would be found out
+/// when somebody is told what they should not have been.
+fn check_parents(detector: &str, parents: &[String], owner: pg_sys::Oid) -> SqlResult<()> {
+    if parents.iter().any(|parent| parent == detector) {
+        return Err(invalid(
+            format!("detector \"{detector}\" depends on itself"),
+            "leave it out of depends_on",
+        ));
+    }
+    let unknown = internal_rights::with(|| {
+        sql::row(
+            "SELECT n.name, (SELECT array_agg(detector ORDER BY detector) FROM anomaly.detector \
+                              WHERE owner = $2::oid) \
+               FROM unnest($1::text[]) AS n (name) WHERE NOT EXISTS ( \
+                    SELECT FROM anomaly.detector d WHERE d.detector = n.name AND d.owner = $2::oid)",
+            &[parents.to_vec().into(), owner.into()],
+            |row| Ok((row.must::<String>(1)?, row.get::<Vec<String>>(2)?.unwrap_or_default())),
+        )
+    })?;
+    let Some((unknown, there)) = unknown else { return Ok(()) };
+    let there: Vec<&str> = there.iter().map(String::as_str).collect();
+    Err(report(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+        format!("depends_on: no detector \"{unknown}\" of the same owner"),
+    )
+    .set_hint(match anomaly_core::nearest::nearest(&unknown, &there) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => "SELECT detector, owner FROM anomaly.detectors".to_owned(),
+    }))
 }
 
 /// Before PostgreSQL 17 a worker cannot connect as a role without LOGIN.

@@ -116,6 +116,12 @@ impl Stored {
             }
             None => json!({"column": reason.column, "share": reason.share}),
         });
+        match self.alert.remove("kind") {
+            Some(Value::String(kind)) if kind != "anomaly" => {
+                explained.insert("kind".into(), kind.into());
+            }
+            _ => {}
+        }
         explained.insert("alert".into(), self.alert.remove("id").unwrap_or_default());
         explained.insert("verdict".into(), Value::Object(verdict));
         explained.insert("reasons".into(), reasons.collect());
@@ -191,6 +197,9 @@ impl Stored {
         if let [most, _, ..] = reasons {
             let share = 100.0 * most.share;
             text.push_str(&format!(" {} makes up {share:.0} % of it.", most.column));
+        }
+        if self.text("kind") != "anomaly" {
+            return text;
         }
         text.push_str(&format!(" Judged by {}", self.text("detection_strategy")));
         match &self.model {

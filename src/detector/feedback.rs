@@ -93,7 +93,15 @@ fn feedback(
             format!("scopes are {}", SCOPES.join(", ")),
         ));
     }
-    alerts::OwnedAlert::load(alert)?;
+    let kind = alerts::OwnedAlert::load(alert)?.kind;
+    if kind != "anomaly" {
+        return Err(invalid(
+            format!(
+                "alert {alert} is of kind {kind}: no model has judged, so that none can learn from it"
+            ),
+            format!("SELECT anomaly.resolve({alert})"),
+        ));
+    }
     let judged = internal_rights::with(|| {
         sql::execute_returning(JUDGED, &[alert.into()], |row| {
             Ok(Judged {
@@ -462,7 +470,7 @@ impl Guidances {
     pub fn load(row: &DetectorRow, at: Option<i64>) -> SqlResult<Self> {
         let mut said: HashMap<Option<String>, Said> = HashMap::new();
         let accepted = internal_rights::with(|| {
-            sql::rows(ACCEPTED, &[row.detector.as_str().into(), row.owner.into()], |r| {
+            sql::rows(ACCEPTED, &[row.judged_as().into(), row.owner.into()], |r| {
                 let accepted = Accepted {
                     side: r.must::<String>(2)?.parse().map_err(from_core)?,
                     distance: r.must(3)?,
@@ -476,7 +484,7 @@ impl Guidances {
             said.entry(entity).or_default().accepted.push(accepted);
         }
         let window = window(row, at)?;
-        for (entity, period) in exclude::periods(&row.detector)?
+        for (entity, period) in exclude::periods(row.judged_as())?
             .into_iter()
             .chain(calendars::periods(row, &["exclude"], window)?)
         {

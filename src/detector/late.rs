@@ -439,7 +439,7 @@ fn keep_checkpoint(row: &DetectorRow, version: i32, at: i64) -> SqlResult<()> {
              SELECT s.detector, s.version, $3, s.entity, s.payload, a.metadata \
                FROM anomaly.entity_state s LEFT JOIN ( \
                     SELECT DISTINCT ON (entity) entity, metadata FROM anomaly.alert \
-                     WHERE detector = $1 AND (status IN ('open', 'acknowledged') \
+                     WHERE detector = $1 AND kind = 'anomaly' AND (status IN ('open', 'acknowledged') \
                         OR $4 > 0 AND status = 'resolved' \
                            AND resolved_at >= $3 - $4 * interval '1 microsecond') \
                      ORDER BY entity, alert_id DESC) a USING (entity) \

@@ -185,7 +185,7 @@ pub fn activate(
             )
         })?;
     }
-    alerts::resolve_all_but(row, &states.open_alerts())?;
+    alerts::resolve_all_but(row, &states.open_alerts(), false)?;
     keep_latest(&row.detector)?;
     if row.status == "broken" {
         worker::notify_due(now);

@@ -5,7 +5,7 @@
 //! detector in one of its own, because each that writes costs the server a transaction number.
 
 use pgrx::{
-    JsonB, Spi,
+    Spi,
     pg_sys::{self, panic::ErrorReport},
     prelude::*,
     spi::quote_identifier,
@@ -18,7 +18,7 @@ use crate::{
         source::Source,
     },
     error::{SqlResult, invalid, report, required},
-    pg::{result_set::ResultSet, subxact},
+    pg::{json_arg::JsonArg, payload, result_set::ResultSet, subxact},
 };
 
 /// Points that share a subtransaction, and rows that are fetched at a time.
@@ -38,7 +38,7 @@ COMMENT ON FUNCTION anomaly.process_batch(jsonb, text[]) IS
 'judges an array of points one after the other: a row for each alert of a point and for each failure';
 "#)]
 fn process_batch_of_points(
-    points: Option<JsonB>,
+    points: Option<JsonArg>,
     anomaly_types: Option<Vec<String>>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> SqlResult<()> {
@@ -74,9 +74,10 @@ fn process_batch_of_source(
     let text = required(source, "source")?;
     // A literal without a type is text to PostgreSQL.
     if text.trim_start().starts_with('[') {
+        payload::check_size(text.len())?;
         let points = serde_json::from_str(text)
             .map_err(|error| invalid(format!("the points are not valid JSON: {error}"), EXAMPLE))?;
-        return process_batch_of_points(Some(JsonB(points)), anomaly_types, fcinfo);
+        return process_batch_of_points(Some(JsonArg(points)), anomaly_types, fcinfo);
     }
     check_may_judge(anomaly_types.as_deref())?;
     let source = Source::resolve(text)?;

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     detector::process_data_point::{alerts, announce, check_may_judge, judge_point},
-    error::{SqlResult, from_core, invalid, not_null},
-    pg::session,
+    error::{SqlResult, invalid, not_null},
+    pg::{json_arg::JsonArg, session},
     sql,
 };
 
@@ -21,11 +21,11 @@ const EXAMPLE: &str = r#"for example '{"cpu_usage": 0.7, "latency": [0.1, 0.2], 
 #[pg_extern(schema = "anomaly", volatile, parallel_unsafe)]
 fn process_data(
     anomaly_type: Option<&str>,
-    metrics: Option<JsonB>,
+    metrics: Option<JsonArg>,
     entity: default!(Option<&str>, "NULL"),
 ) -> SqlResult<JsonB> {
     not_null!(anomaly_type, metrics);
-    anomaly_core::strategy::anomaly_type_info(anomaly_type).map_err(from_core)?;
+    crate::anomaly_type::check(anomaly_type)?;
     let types = [anomaly_type.to_owned()];
     check_may_judge(Some(&types))?;
     let Value::Object(metrics) = metrics.0 else {

@@ -13,14 +13,17 @@ use crate::{
     detector::{
         alerts::AlertBook,
         catalog::DetectorRow,
+        failures,
         scan::{SAMPLE_SLOTS, durations, finish, judge, lock, sample_slot},
         states::{EntityStates, decode_shared},
         train,
     },
-    error::{SqlResult, from_core, invalid, report, required},
+    error::{SqlResult, invalid, report, required},
     json,
     pg::{
-        internal_rights, session,
+        internal_rights,
+        json_arg::JsonArg,
+        session,
         subxact::{self, Caught},
     },
     run, sql,
@@ -172,7 +175,7 @@ fn metric_value(metric: &str, value: &Value) -> SqlResult<Option<f64>> {
 #[allow(clippy::type_complexity)]
 #[pg_extern(schema = "anomaly", volatile, parallel_unsafe)]
 fn process_data_point(
-    point: Option<JsonB>,
+    point: Option<JsonArg>,
     anomaly_types: default!(Option<Vec<String>>, "NULL"),
 ) -> Result<
     TableIterator<
@@ -235,7 +238,7 @@ pub fn check_may_judge(anomaly_types: Option<&[String]>) -> SqlResult<()> {
             .set_hint("SELECT anomaly.resume()"));
     }
     for anomaly_type in anomaly_types.unwrap_or_default() {
-        anomaly_core::strategy::anomaly_type_info(anomaly_type).map_err(from_core)?;
+        crate::anomaly_type::check(anomaly_type)?;
     }
     Ok(())
 }
@@ -320,12 +323,19 @@ fn record_failure(detector: &str, caught: &Caught) -> SqlResult<()> {
     internal_rights::with(|| {
         sql::execute(
             "UPDATE anomaly.detector_state SET consecutive_failures = consecutive_failures + 1, \
+                failures = failures + 1, \
+                failing_since = CASE consecutive_failures WHEN 0 THEN $4 ELSE failing_since END, \
                 status_reason = $2, status_hint = $3 \
              WHERE detector = $1",
-            &[detector.into(), caught.message.as_str().into(), caught.hint.as_deref().into()],
+            &[
+                detector.into(),
+                caught.message.as_str().into(),
+                caught.hint.as_deref().into(),
+                sql::timestamptz(session::now())?.into(),
+            ],
         )
     })?;
-    Ok(())
+    failures::note(detector, &caught.message)
 }
 
 /// Tells listeners of alerts, but for silenced ones.
@@ -336,7 +346,7 @@ pub fn announce(alerts: &[i64]) -> SqlResult<()> {
     let told = internal_rights::with(|| {
         sql::row(
             "SELECT count(*) FROM unnest($1) AS n (alert_id) JOIN anomaly.alert a USING (alert_id) \
-              WHERE a.silenced_by IS NULL",
+              WHERE a.silenced_by IS NULL AND a.inhibited_by IS NULL AND a.withheld IS NULL",
             &[alerts.to_vec().into()],
             |row| row.must::<i64>(1),
         )
@@ -374,7 +384,8 @@ pub fn alerts(ids: Vec<i64>) -> SqlResult<Vec<Alert>> {
         sql::rows(
             "SELECT alert_id, detector, severity::text, NULLIF(entity, ''), metric_name, peak_at, \
                 value, expected, lower, upper, deviation, description, suggestion, anomaly_type \
-             FROM anomaly.alert WHERE alert_id = ANY ($1) AND status <> 'resolved' ORDER BY alert_id",
+             FROM anomaly.alert WHERE alert_id = ANY ($1) AND status <> 'resolved' AND withheld IS NULL \
+             ORDER BY alert_id",
             &[ids.into()],
             |row| {
                 Ok(Alert {
@@ -437,7 +448,7 @@ fn judge_one(detector: &str, data: &DataPoint, value: f64) -> SqlResult<Vec<i64>
             "UPDATE anomaly.detector_state SET watermark = GREATEST(watermark, $2), \
                 points_processed = points_processed + $3, \
                 anomalies_detected = anomalies_detected + $4, last_scan_at = $5, \
-                detection_times = $6, consecutive_failures = 0, \
+                detection_times = $6, alerts_opened = alerts_opened + $7, consecutive_failures = 0, \
                 status_reason = CASE WHEN consecutive_failures > 0 THEN NULL ELSE status_reason END, \
                 status_hint = CASE WHEN consecutive_failures > 0 THEN NULL ELSE status_hint END \
              WHERE detector = $1",
@@ -448,9 +459,13 @@ fn judge_one(detector: &str, data: &DataPoint, value: f64) -> SqlResult<Vec<i64>
                 i64::from(anomalous == Some(true)).into(),
                 sql::timestamptz(session::now())?.into(),
                 durations(&row, judged, began).into(),
+                (stored.opened.len() as i64).into(),
             ],
         )
     })?;
+    if row.error_alert.is_some() {
+        failures::recovered(detector)?;
+    }
     if row.status == "warming" {
         train::leave_warming(&row, data.at.max(row.watermark.unwrap_or(data.at)))?;
     } else if row.retraining_due {

@@ -4,7 +4,7 @@ use anomaly_core::Episode;
 use pgrx::prelude::*;
 
 use crate::{
-    detector::{alerts::OwnedAlert, scan::lock, states::EntityStates},
+    detector::{alerts::OwnedAlert, failures, no_data, scan::lock, states::EntityStates},
     error::{SqlResult, required},
     handler::outbox::{self, Told},
     pg::{internal_rights, session},
@@ -26,9 +26,17 @@ fn resolve(alert: Option<i64>, note: default!(Option<&str>, "NULL")) -> SqlResul
         return Ok(false);
     }
     // Under the detector's lock, so that no scan goes on with the episode meanwhile.
-    let through = match alert.has_detector {
-        true => end_episode(&alert)?,
-        false => None,
+    let through = match (alert.has_detector, alert.kind.as_str()) {
+        (true, "anomaly") => end_episode(&alert)?,
+        (true, kind) => {
+            let row = lock(&alert.detector)?;
+            match kind {
+                "no_data" => no_data::forget(&row.detector, Some(alert.alert_id))?,
+                _ => failures::forget(&row.detector, alert.alert_id)?,
+            }
+            None
+        }
+        (false, _) => None,
     };
     let by = session::current_user();
     let now = session::now();

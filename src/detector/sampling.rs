@@ -313,6 +313,11 @@ impl Sampling {
         }
     }
 
+    /// Whether anything stands in for a bucket without a value.
+    pub fn fills_gaps(&self) -> bool {
+        self.gaps.is_some()
+    }
+
     /// Whether [`Sampling::pass`] does anything.
     pub fn fills_silence(&self) -> bool {
         self.gaps.as_ref().is_some_and(Gaps::fills_at_once)

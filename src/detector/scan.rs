@@ -14,12 +14,14 @@ use crate::{
         batch::Batch,
         catalog::{DetectorRow, Feed},
         late::LateWindow,
+        no_data::Presence,
         sampling::Sampling,
         source::read_query,
         states::{EntityStates, decode_shared},
-        train,
+        train, withhold, witness,
     },
     error::{SqlResult, report},
+    limits::ScanMemory,
     pg::{internal_rights, latch, session, stream},
     run, sql, worker,
 };
@@ -43,6 +45,8 @@ pub struct ScanSummary {
     /// Alerts that people hear of: opened and not silenced, and those whose silence has ended.
     pub alerts_announced: i64,
     pub alerts_resolved: i64,
+    /// Alerts that were one too many for a scan.
+    pub alerts_suppressed: i64,
     /// Entities with rows that came late, which were judged again, and what that did to alerts.
     pub entities_replayed: i64,
     pub alerts_amended: i64,
@@ -111,6 +115,16 @@ extension_sql!(
 
 /// Makes the detector due now, for the worker that connects as its owner.
 fn queue_for_owner(row: &DetectorRow) -> SqlResult<()> {
+    if !session::exists(row.owner) {
+        return Err(report(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("the owner role of detector \"{}\" no longer exists", row.detector),
+        )
+        .set_hint(format!(
+            "SELECT anomaly.drop_detector({}), and create it as another role",
+            pgrx::spi::quote_literal(&row.detector)
+        )));
+    }
     if !worker::is_preloaded() {
         return Err(report(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -180,12 +194,16 @@ pub struct Judging<'a> {
     /// Set while points of an entity are judged that may have been judged before: those that are
     /// earlier than the window are not counted again.
     pub again: bool,
+    /// Whether the detector bounds the share of false alarms.
+    bounds_share: bool,
     /// Where the window begins.
     from: i64,
     /// Whether the point at `from` itself belongs to the window.
     with_from: bool,
     points_scored: i64,
     anomalies: i64,
+    /// Somebody wants to know how points of this time are judged.
+    watched: Option<i64>,
 }
 
 impl Judging<'_> {
@@ -200,13 +218,21 @@ impl Judging<'_> {
         if self.again {
             self.book.end_by_hand(entity, state, arrival.at(), self.with_from);
         }
-        let outcome = self.core.process_arrival(state, Some(self.shared), arrival);
         let at = arrival.at();
+        let witnessed = self.watched == Some(at)
+            && witness::examine(self.core, entity, state, self.shared, arrival);
+        let outcome = self.core.process_arrival(state, Some(self.shared), arrival);
+        if witnessed {
+            witness::note(state, &outcome);
+        }
         if !self.again || at > self.from || at == self.from && self.with_from {
             self.points_scored += 1;
             self.anomalies += i64::from(outcome.verdict.is_anomaly);
         }
         self.book.note(self.core, entity, state, &outcome);
+        if self.bounds_share {
+            withhold::note(&mut self.book.judged, arrival, &outcome, state.episode.alert_id);
+        }
         Ok(())
     }
 }
@@ -244,17 +270,22 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
     // Until training has measured it, the rate of points is what the first window shows.
     let core = row.detection(model.points_per_day)?.with_ranges_of_anomalies_only();
     let shared = decode_shared(&core, detector, &model.payload)?;
+    let memory = ScanMemory::begin();
     let mut states = EntityStates::load(&row, model.version)?;
+    memory.check()?;
     let mut judging = Judging {
         core: &core,
         shared: &shared,
         book: AlertBook::default(),
+        bounds_share: row.fdr.is_some(),
         from,
         again: false,
         with_from: row.sampling.bucket.is_some(),
         points_scored: 0,
         anomalies: 0,
+        watched: witness::wanted_at(),
     };
+    let mut presence = Presence::open(&row);
     let levels = judging.book.levels.clone();
     let mut late = LateWindow::open(&row, model.version, from, &mut states)?;
     let begin = match &mut late {
@@ -264,11 +295,19 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
     let mut rows_judged = 0u64;
     let mut judge_all =
         |states: &mut EntityStates, batch: &mut Batch, late: &mut Option<LateWindow>| {
+            if row.own.is_some() {
+                batch.look(&mut |position, points| {
+                    let state = states.at(&row.detector, &core, position)?.1;
+                    state.model.announce(&mut points.into_iter());
+                    Ok(())
+                })?;
+            }
             batch.drain(states.len(), &mut |position, reading, features| {
                 rows_judged += 1;
                 if rows_judged.is_multiple_of(TICK_ROWS) {
                     worker::progress_report(rows_judged as i64);
                 }
+                memory.check()?;
                 let (name, state) = states.at(&row.detector, &core, position)?;
                 if let Some(late) = late {
                     judging.again = late.replays(position);
@@ -302,6 +341,9 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
         let position =
             if past { states.position_if_room(&entity) } else { states.position(&entity) };
         let Some(position) = position? else { return Ok(()) };
+        if let Some(presence) = &mut presence {
+            presence.note(position, reading.at);
+        }
         features.read(read, |code, level| levels.borrow_mut().note(code, level));
         if let Some(late) = &mut late {
             if past && !late.replays(position) {
@@ -309,7 +351,7 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
             }
             late.take(position, &reading, &features.values);
         }
-        if batch.push(position, reading, &features.values) {
+        if batch.push(position, reading, &features.values) && row.runs_between_rows() {
             judge_all(&mut states, &mut batch, &mut late)?;
         }
         Ok(())
@@ -337,8 +379,15 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
     summary.alerts_opened = stored.opened.len() as i64;
     summary.alerts_announced = stored.announced;
     summary.alerts_resolved = stored.resolved;
+    summary.alerts_suppressed = stored.suppressed;
     summary.alerts_amended = stored.amended;
     summary.alerts_withdrawn = stored.withdrawn;
+    if let Some(presence) = presence {
+        let missed = presence.store(&row, &states, until, run_id)?;
+        summary.alerts_opened += missed.opened;
+        summary.alerts_announced += missed.announced;
+        summary.alerts_resolved += missed.resolved;
+    }
     if let Some(late) = late {
         late.store(&row, &core, model.version, until, &states, &stored)?;
     }
@@ -347,7 +396,7 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
             "UPDATE anomaly.detector_state SET watermark = $2, \
                 points_processed = points_processed + $3, \
                 anomalies_detected = anomalies_detected + $4, entities_skipped = $5, \
-                detection_times = $6 \
+                detection_times = $6, alerts_suppressed = $7 \
              WHERE detector = $1",
             &[
                 detector.into(),
@@ -356,6 +405,7 @@ pub fn execute(detector: &str, run_id: Option<i64>) -> SqlResult<ScanSummary> {
                 anomalies.into(),
                 summary.entities_skipped.into(),
                 durations(&row, summary.points_scored, began).into(),
+                summary.alerts_suppressed.into(),
             ],
         )
     })?;

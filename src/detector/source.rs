@@ -1,6 +1,7 @@
 //! Where a detector's points come from, and the query that reads them.
 
 use pgrx::{PgSqlErrorCode, Spi, pg_sys, spi};
+use serde_json::json;
 
 use crate::{
     detector::sampling::{Aggregate, Features, Sampling},
@@ -114,7 +115,9 @@ impl Source {
         }
     }
 
-    fn column(&self, name: &str) -> SqlResult<&Column> {
+    /// # Errors
+    /// 42703 with the nearest name.
+    pub fn column(&self, name: &str) -> SqlResult<&Column> {
         self.columns.iter().find(|c| c.name == name).ok_or_else(|| {
             let names: Vec<&str> = self.columns.iter().map(|c| c.name.as_str()).collect();
             let error = report(
@@ -158,6 +161,51 @@ impl Source {
     /// The first column that holds times.
     pub fn first_time(&self) -> Option<&str> {
         self.columns.iter().find(|column| is_time(column.base_type)).map(|c| c.name.as_str())
+    }
+
+    /// See [`Columns::check`].
+    fn still_has(
+        &self,
+        name: &str,
+        role: &str,
+        fits: fn(pg_sys::Oid) -> bool,
+        detector: &str,
+    ) -> SqlResult<()> {
+        let names: Vec<&str> = self.columns.iter().map(|c| c.name.as_str()).collect();
+        let (code, what, near) = match self.columns.iter().find(|column| column.name == name) {
+            Some(column) if fits(column.base_type) => return Ok(()),
+            Some(column) => (
+                PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+                format!(
+                    "column \"{name}\" of {}, which detector \"{detector}\" reads as {role}, has type {} now",
+                    self.label(),
+                    column.type_name
+                ),
+                None,
+            ),
+            None => (
+                PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+                format!(
+                    "column \"{name}\" of {}, which detector \"{detector}\" reads as {role}, does not exist",
+                    self.label()
+                ),
+                anomaly_core::nearest::nearest(name, &names),
+            ),
+        };
+        let column = near.unwrap_or("…");
+        let settings = match role {
+            "features" => json!({role: [column]}),
+            _ => json!({role: column}),
+        };
+        let choice = match near {
+            Some(_) => String::new(),
+            None => format!("; its columns are: {}", names.join(", ")),
+        };
+        Err(report(code, what).set_hint(format!(
+            "restore it, or name another one: SELECT anomaly.alter_detector({}, {}){choice}",
+            spi::quote_literal(detector),
+            spi::quote_literal(settings.to_string())
+        )))
     }
 
     fn label(&self) -> &str {
@@ -267,6 +315,30 @@ impl Columns {
             ));
         }
         Ok(Columns { value, at, entity, trials, features: features.to_vec(), categories })
+    }
+
+    /// Checks that the source still has these columns, of types that can be read.
+    ///
+    /// # Errors
+    /// 42703 for one that is gone, 42804 for one of another type, naming the detector and what to type.
+    pub fn check(&self, source: &Source, sampling: &Sampling, detector: &str) -> SqlResult<()> {
+        let any: fn(pg_sys::Oid) -> bool = |_| true;
+        let further = |oid| oid == pg_sys::BOOLOID || is_number(oid);
+        let one = |role, name: Option<&String>, fits: fn(pg_sys::Oid) -> bool| {
+            name.map_or(Ok(()), |name| source.still_has(name, role, fits, detector))
+        };
+        one(
+            "value",
+            self.value.as_ref(),
+            if sampling.aggregate.counts() { any } else { is_number },
+        )?;
+        one("at", Some(&self.at), is_time)?;
+        one("entity", self.entity.as_ref(), any)?;
+        one("trials", self.trials.as_ref(), is_number)?;
+        for name in &self.features {
+            one("features", Some(name), if self.is_category(name) { any } else { further })?;
+        }
+        Ok(())
     }
 
     fn is_category(&self, feature: &String) -> bool {
@@ -382,11 +454,47 @@ pub fn latest_query(
 
 /// Columns `at timestamptz, value, entity text, trials float8`, then the further ones, float8 or text;
 /// the value is a float8 unless it is to be counted.
-fn select_rows(
+pub fn select_rows(
     source: &Source,
     columns: &Columns,
     sampling: &Sampling,
     time_zone: &str,
+) -> SqlResult<String> {
+    select_rows_and(source, columns, sampling, time_zone, "", &source.table_expression())
+}
+
+/// The query that reads the rows of a statement as [`read_query`] reads those of the table, in the order they
+/// were written in; `written` is what they are called. One more column is the row's key as JSON text, NULL
+/// without columns of a key.
+pub fn written_query(
+    source: &Source,
+    columns: &Columns,
+    sampling: &Sampling,
+    time_zone: &str,
+    key: &[String],
+    written: &str,
+) -> SqlResult<String> {
+    let pairs: Vec<String> = key
+        .iter()
+        .map(|column| format!("{}, {}", spi::quote_literal(column), quoted(column)))
+        .collect();
+    let key = match pairs.as_slice() {
+        [] => ", NULL::pg_catalog.text".to_owned(),
+        pairs => {
+            format!(", pg_catalog.jsonb_build_object({})::pg_catalog.text", pairs.join(", "))
+        }
+    };
+    select_rows_and(source, columns, sampling, time_zone, &key, written)
+}
+
+/// As [`select_rows`], with more columns, and from something with the columns of the source.
+fn select_rows_and(
+    source: &Source,
+    columns: &Columns,
+    sampling: &Sampling,
+    time_zone: &str,
+    more: &str,
+    from: &str,
 ) -> SqlResult<String> {
     let at = at_expression(source, columns, time_zone)?;
     let value = match &columns.value {
@@ -412,8 +520,7 @@ fn select_rows(
     }
     Ok(format!(
         "SELECT ({at})::pg_catalog.timestamptz, {value}, {entity}, \
-            ({trials})::pg_catalog.float8{features} FROM {} AS q",
-        source.table_expression()
+            ({trials})::pg_catalog.float8{features}{more} FROM {from} AS q"
     ))
 }
 
@@ -431,7 +538,7 @@ pub fn rows_query(source: &Source, columns: &Columns, time_zone: &str) -> SqlRes
     ))
 }
 
-fn at_expression(source: &Source, columns: &Columns, time_zone: &str) -> SqlResult<String> {
+pub fn at_expression(source: &Source, columns: &Columns, time_zone: &str) -> SqlResult<String> {
     Ok(match source.column(&columns.at)?.base_type {
         pg_sys::TIMESTAMPTZOID => quoted(&columns.at),
         _ => format!(
@@ -442,7 +549,7 @@ fn at_expression(source: &Source, columns: &Columns, time_zone: &str) -> SqlResu
     })
 }
 
-fn entity_expression(source: &Source, columns: &Columns) -> SqlResult<String> {
+pub fn entity_expression(source: &Source, columns: &Columns) -> SqlResult<String> {
     Ok(match &columns.entity {
         Some(name) => {
             source.column(name)?;
@@ -452,7 +559,7 @@ fn entity_expression(source: &Source, columns: &Columns) -> SqlResult<String> {
     })
 }
 
-fn quoted(column: &str) -> String {
+pub fn quoted(column: &str) -> String {
     format!("q.{}", spi::quote_identifier(column))
 }
 
@@ -465,7 +572,7 @@ fn is_query(text: &str) -> bool {
 }
 
 /// Whether a column may name an entity by itself: text in its forms, uuid, enums.
-fn is_text_like(oid: pg_sys::Oid) -> SqlResult<bool> {
+pub fn is_text_like(oid: pg_sys::Oid) -> SqlResult<bool> {
     let text =
         [pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::BPCHAROID, pg_sys::NAMEOID, pg_sys::UUIDOID];
     if text.contains(&oid) {
@@ -480,11 +587,11 @@ fn is_text_like(oid: pg_sys::Oid) -> SqlResult<bool> {
     Ok(is_enum.unwrap_or(false))
 }
 
-fn is_time(oid: pg_sys::Oid) -> bool {
+pub fn is_time(oid: pg_sys::Oid) -> bool {
     [pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPOID, pg_sys::DATEOID].contains(&oid)
 }
 
-fn is_number(oid: pg_sys::Oid) -> bool {
+pub fn is_number(oid: pg_sys::Oid) -> bool {
     [
         pg_sys::INT2OID,
         pg_sys::INT4OID,

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use anomaly_core::{Detector, EntityState, Episode, Error, detector::standing, gaps::Presence};
+use anomaly_core::{
+    Detector, EntityState, Episode, Error, detector::standing, gaps::Presence, guidance::Guidance,
+};
 use pgrx::{PgSqlErrorCode, pg_sys::panic::ErrorReport};
 
 use crate::{
@@ -43,6 +45,20 @@ pub fn decode_shared(core: &Detector, detector: &str, payload: &[u8]) -> SqlResu
     core.decode_state(payload).map_err(|error| unreadable(error, "shared model", detector))
 }
 
+/// The state of one entity.
+///
+/// # Errors
+/// As [`decode_shared`], naming the entity.
+pub fn decode_entity(
+    core: &Detector,
+    detector: &str,
+    entity: &str,
+    payload: &[u8],
+) -> SqlResult<EntityState> {
+    core.decode_state(payload)
+        .map_err(|error| unreadable(error, &format!("state of entity \"{entity}\""), detector))
+}
+
 impl Item {
     /// The name and the state: the stored one, or a new one where nothing is stored.
     fn decoded(
@@ -52,9 +68,7 @@ impl Item {
         guidances: &Guidances,
     ) -> SqlResult<(&str, &mut EntityState)> {
         if self.state.is_none() && !self.stored.is_empty() {
-            let mut state = core.decode_state(&self.stored).map_err(|error| {
-                unreadable(error, &format!("state of entity \"{}\"", self.entity), detector)
-            })?;
+            let mut state = decode_entity(core, detector, &self.entity, &self.stored)?;
             state.guidance = guidances.of(&self.entity);
             self.state = Some(state);
             // No need to have it twice.
@@ -223,6 +237,11 @@ impl EntityStates {
         &self.items[position].entity
     }
 
+    /// What people have said of an entity.
+    pub fn guidance(&self, entity: &str) -> Guidance {
+        self.guidances.of(entity)
+    }
+
     /// Puts a stored state in the place of the one at a position; an empty one stands for none.
     pub fn put_back(&mut self, position: usize, stored: Vec<u8>) {
         let item = &mut self.items[position];
@@ -303,6 +322,11 @@ impl EntityStates {
     /// [`EntityState::detach`] for all that were touched.
     pub fn detach(&mut self) {
         self.touched().for_each(EntityState::detach);
+    }
+
+    /// [`Detector::settle`] for all that were touched.
+    pub fn settle(&mut self, core: &Detector) {
+        self.touched().for_each(|state| core.settle(state, 0));
     }
 
     /// How many entities have a state.

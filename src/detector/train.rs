@@ -4,7 +4,6 @@ use std::{collections::HashMap, ops::RangeInclusive};
 
 use anomaly_core::{EntityState, gaps::Arrival, guidance::Periods};
 use pgrx::{
-    JsonB,
     pg_sys::panic::ErrorReport,
     prelude::*,
     spi::{quote_identifier, quote_literal},
@@ -17,18 +16,21 @@ use crate::{
         catalog::{DetectorRow, Feed},
         exclude,
         models::{self, Standing, Version},
+        no_data,
         scan::{lock, read_points, read_source},
         source::{self, Columns, Named, Source},
         states::EntityStates,
     },
     error::{SqlResult, from_core, invalid, report, required},
     limits::TrainingLimits,
-    pg::{internal_rights, session, snapshot, stream, subxact},
+    pg::{internal_rights, json_arg::JsonArg, session, snapshot, stream, subxact},
     sql, worker,
 };
 
 const DAY: f64 = 86_400e6;
 const TICK_ROWS: u64 = 4096;
+/// Points of an entity whose learning may be put off.
+const PUT_OFF: usize = 512;
 
 /// What training did.
 #[derive(Debug, Clone)]
@@ -55,7 +57,7 @@ pub struct Trained {
 fn train(
     detector: Option<&str>,
     source: default!(Option<&str>, "NULL"),
-    rows: default!(Option<JsonB>, "NULL"),
+    rows: default!(Option<JsonArg>, "NULL"),
 ) -> Result<
     TableIterator<
         'static,
@@ -108,7 +110,7 @@ fn train_all(
     ErrorReport,
 > {
     if let Some(anomaly_type) = anomaly_type {
-        anomaly_core::strategy::anomaly_type_info(anomaly_type).map_err(from_core)?;
+        crate::anomaly_type::check(anomaly_type)?;
     }
     let detectors = sql::rows(
         "SELECT detector FROM anomaly.detectors \
@@ -372,6 +374,7 @@ fn learn(row: &DetectorRow, until: i64, given: Option<&str>) -> SqlResult<Traine
     let mut span: Option<(i64, i64)> = None;
     let from = until.saturating_sub(row.settled_until.saturating_sub(row.training_from));
     let left_out = LeftOut::within(row, from, until)?;
+    let settles = given.is_some() || row.runs_between_rows();
     let mut learn = |entity: &[u8], state: &mut EntityState, arrival: Arrival| {
         let at = arrival.at();
         if left_out.covers(entity, at) {
@@ -380,6 +383,10 @@ fn learn(row: &DetectorRow, until: i64, given: Option<&str>) -> SqlResult<Traine
         let (Arrival::Point(point) | Arrival::Filled(point)) = arrival else { return Ok(()) };
         core.train(state, &point);
         core.train(&mut shared, &point);
+        if settles {
+            core.settle(state, PUT_OFF);
+            core.settle(&mut shared, PUT_OFF);
+        }
         learned += 1;
         // Each point: one may make a model fit itself anew, which takes a good part of a second.
         limits.at_row().map_err(from_core)?;
@@ -387,6 +394,8 @@ fn learn(row: &DetectorRow, until: i64, given: Option<&str>) -> SqlResult<Traine
         Ok(())
     };
     let mut entity = Vec::new();
+    // By position, when the latest point was.
+    let mut latest: Vec<Option<i64>> = Vec::new();
     let mut features = row.new_features();
     let mut take = |read: &stream::Row| {
         rows_read += 1;
@@ -399,7 +408,12 @@ fn learn(row: &DetectorRow, until: i64, given: Option<&str>) -> SqlResult<Traine
         };
         entity.clear();
         read.with_bytes(2, |name| entity.extend_from_slice(name));
-        let Some((_, state)) = states.get(&row.detector, &core, &entity)? else { return Ok(()) };
+        let Some(position) = states.position(&entity)? else { return Ok(()) };
+        if position >= latest.len() {
+            latest.resize(position + 1, None);
+        }
+        latest[position] = latest[position].max(Some(reading.at));
+        let (_, state) = states.at(&row.detector, &core, position)?;
         features.read(read, |_, _| {});
         row.sampling.arrive(state, &reading, &features.values, &mut |state, arrival| {
             learn(&entity, state, arrival)
@@ -415,6 +429,8 @@ fn learn(row: &DetectorRow, until: i64, given: Option<&str>) -> SqlResult<Traine
             row.sampling.pass(state, until, &mut |state, arrival| learn(entity, state, arrival))
         })?;
     }
+    states.settle(&core);
+    core.settle(&mut shared, 0);
 
     if given.is_some() {
         if learned < i64::from(row.min_data_points) {
@@ -432,6 +448,9 @@ fn learn(row: &DetectorRow, until: i64, given: Option<&str>) -> SqlResult<Traine
         }
         // Where the rows end is no place in the detector's own series.
         states.detach();
+    }
+    if given.is_none() {
+        no_data::seed(row, &states, &latest, until)?;
     }
     states.keep_episodes(row, &core)?;
     shared.entities = states.len() as u64;
@@ -492,14 +511,17 @@ impl LeftOut {
                 "SELECT a.entity, a.at, a.last_at FROM anomaly.alert a \
                    JOIN anomaly.detector d USING (detector) \
                   WHERE detector = $1 AND a.owner = $2::oid AND a.last_at >= $3 \
-                    AND a.raised_at >= d.created_at AND a.status <> 'withdrawn' \
+                    AND a.raised_at >= d.created_at AND a.status <> 'withdrawn' AND a.kind = 'anomaly' \
                     AND NOT EXISTS (SELECT FROM anomaly.judgement j \
-                         WHERE j.alert_id = a.alert_id AND j.given_at <= $4 AND j.withdrawn_at IS NULL \
+                         WHERE (j.alert_id = a.alert_id \
+                                OR j.detector = $5 AND j.detector <> a.detector AND j.entity = a.entity \
+                                   AND j.from_at <= a.last_at AND j.until_at >= a.at) \
+                           AND j.given_at <= $4 AND j.withdrawn_at IS NULL \
                            AND j.verdict IN ('false_positive', 'expected_always')) \
                  UNION ALL \
                  SELECT j.entity, j.from_at, j.until_at FROM anomaly.judgement j \
                    JOIN anomaly.detector d USING (detector) \
-                  WHERE detector = $1 AND j.owner = $2::oid AND j.until_at >= $3 \
+                  WHERE detector = $5 AND j.owner = $2::oid AND j.until_at >= $3 \
                     AND j.given_at >= d.created_at AND j.given_at <= $4 AND j.withdrawn_at IS NULL \
                     AND j.verdict NOT IN ('false_positive', 'expected_always')",
                 &[
@@ -507,6 +529,7 @@ impl LeftOut {
                     row.owner.into(),
                     sql::timestamptz(from)?.into(),
                     sql::timestamptz(session::now())?.into(),
+                    row.judged_as().into(),
                 ],
                 |r| Ok((r.must::<String>(1)?, r.micros(2)?, r.micros(3)?)),
             )
@@ -517,7 +540,7 @@ impl LeftOut {
             }
         }
         let of_calendars = calendars::periods(row, &["exclude", "expect"], (from, until))?;
-        for (entity, period) in exclude::periods(&row.detector)?.into_iter().chain(of_calendars) {
+        for (entity, period) in exclude::periods(row.judged_as())?.into_iter().chain(of_calendars) {
             match entity {
                 None => of_all.push(period),
                 Some(entity) => {
@@ -543,7 +566,9 @@ impl LeftOut {
 pub fn retrain(detector: &str) -> SqlResult<()> {
     internal_rights::with(|| {
         sql::execute(
-            "UPDATE anomaly.detector_state SET retrain_requested = true WHERE detector = $1",
+            "UPDATE anomaly.detector_state SET retrain_requested = true \
+              WHERE detector = $1 \
+                 OR detector IN (SELECT h.detector FROM anomaly.shadow h WHERE h.live = $1)",
             &[detector.into()],
         )
     })?;

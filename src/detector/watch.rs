@@ -2,7 +2,6 @@
 //! history and leaves it to the workers.
 
 use pgrx::{
-    JsonB,
     datum::Interval,
     pg_sys::panic::ErrorReport,
     prelude::*,
@@ -12,14 +11,14 @@ use pgrx::{
 use crate::{
     detector::{
         catalog::DetectorRow,
-        create_detector::{Created, FeedSetting, Settings, create},
+        create_detector::{Created, FeedSetting, Settings, create, names},
         sampling::{Sampling, Wanted},
         scan::lock,
         source::{Columns, Named, Source, feature_names},
         train,
     },
     error::{SqlResult, not_null},
-    pg::session,
+    pg::{json_arg::JsonArg, session},
     sql,
 };
 
@@ -44,7 +43,7 @@ fn watch(
     time_zone: default!(Option<&str>, "'UTC'"),
     training_window: default!(Option<Interval>, "'30 days'"),
     min_data_points: default!(Option<i32>, "100"),
-    params: default!(Option<JsonB>, "'{}'"),
+    params: default!(Option<JsonArg>, "'{}'"),
     settle: default!(Option<Interval>, "'5 seconds'"),
     fire_after: default!(Option<i32>, "1"),
     clear_after: default!(Option<i32>, "3"),
@@ -62,6 +61,10 @@ fn watch(
     features: default!(Option<Vec<Option<String>>>, "NULL"),
     retrain_every: default!(Option<Interval>, "NULL"),
     cool_down: default!(Option<Interval>, "'0'"),
+    no_data_after: default!(Option<Interval>, "NULL"),
+    depends_on: default!(Option<Vec<Option<String>>>, "NULL"),
+    labels: default!(Option<Vec<Option<String>>>, "NULL"),
+    fdr: default!(Option<f64>, "NULL"),
 ) -> Result<
     TableIterator<
         'static,
@@ -146,6 +149,7 @@ fn watch(
         min_data_points,
         threshold,
         alerts_per_day,
+        fdr,
         fire_after,
         clear_after,
         max_entities,
@@ -159,6 +163,9 @@ fn watch(
         on_missing,
         late_window,
         cool_down,
+        no_data_after,
+        depends_on: names("depends_on", depends_on)?,
+        labels: names("labels", labels)?,
         params: params.0,
         trained_by_caller: session::session_user() == session::current_user(),
     })?;

@@ -1,16 +1,13 @@
 //! `anomaly.create_handler`: registers who is told what happens to the alerts of the current role.
 
-use anomaly_core::{
-    handler::{KINDS, Matchers, Template},
-    strategy,
-};
+use anomaly_core::handler::{KINDS, Matchers, Template};
 use pgrx::{JsonB, PgSqlErrorCode, prelude::*, spi::quote_qualified_identifier};
 
 use crate::{
     detector::create_detector::check_login,
     error::{SqlResult, from_core, invalid, not_null, report},
-    handler::outbox,
-    pg::{internal_rights, session},
+    handler::{outbox, secrets},
+    pg::{internal_rights, json_arg::JsonArg, quiet, session},
     run, sql,
 };
 
@@ -30,9 +27,23 @@ fn create_handler(
     name: Option<&str>,
     kind: Option<&str>,
     target: Option<&str>,
-    matchers: default!(Option<JsonB>, "'{}'"),
+    matchers: default!(Option<JsonArg>, "'{}'"),
     template: default!(Option<&str>, "NULL"),
     rank: default!(Option<i32>, "0"),
+    per: default!(Option<&str>, "NULL"),
+) -> String {
+    // A target that is refused may hold a secret.
+    quiet::without_statement(|| create(name, kind, target, matchers, template, rank, per))
+}
+
+fn create(
+    name: Option<&str>,
+    kind: Option<&str>,
+    target: Option<&str>,
+    matchers: Option<JsonArg>,
+    template: Option<&str>,
+    rank: Option<i32>,
+    per: Option<&str>,
 ) -> SqlResult<String> {
     not_null!(name, kind, target, matchers, rank);
     run::check_writable("create_handler")?;
@@ -44,7 +55,7 @@ fn create_handler(
     }
     let parsed = Matchers::parse(&matchers.0).map_err(from_core)?;
     for anomaly_type in parsed.anomaly_types() {
-        strategy::anomaly_type_info(anomaly_type).map_err(from_core)?;
+        crate::anomaly_type::check(anomaly_type)?;
     }
     if let Some(template) = template {
         if template.len() > MAX_TEMPLATE {
@@ -55,15 +66,29 @@ fn create_handler(
         }
         Template::parse(template, &outbox::FIELDS).map_err(from_core)?;
     }
+    let per = match (per, kind) {
+        (Some(per @ ("alert" | "incident")), _) => per,
+        (Some(per), _) => {
+            return Err(invalid(
+                format!("a handler is told per alert or per incident, not per \"{per}\""),
+                "give per => 'alert' or per => 'incident', or leave it out",
+            ));
+        }
+        // People want to hear once of what is one thing, programs of everything.
+        (None, "slack" | "smtp") => "incident",
+        (None, _) => "alert",
+    };
     let owner = session::current_user();
     let target = checked_target(kind, target)?;
     if outbox::is_delivered_here(kind) {
         check_login(owner)?;
+    } else {
+        secrets::check_target(&target, owner)?;
     }
     let inserted = internal_rights::with(|| {
         sql::execute(
-            "INSERT INTO anomaly.handler (handler, owner, kind, target, matchers, template, rank) \
-             VALUES ($1, $2::oid, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+            "INSERT INTO anomaly.handler (handler, owner, kind, target, matchers, template, rank, per) \
+             VALUES ($1, $2::oid, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
             &[
                 name.into(),
                 owner.into(),
@@ -72,6 +97,7 @@ fn create_handler(
                 JsonB(parsed.to_json()).into(),
                 template.into(),
                 rank.into(),
+                per.into(),
             ],
         )
     })?;
@@ -89,7 +115,7 @@ fn create_handler(
 }
 
 extension_sql!(
-    r#"COMMENT ON FUNCTION anomaly.create_handler(text, text, text, jsonb, text, integer) IS
+    r#"COMMENT ON FUNCTION anomaly.create_handler(text, text, text, jsonb, text, integer, text) IS
 'registers who is told what happens to the alerts of the current role: a function(jsonb), a channel of NOTIFY, or an address';"#,
     name = "create_handler_comment",
     requires = [create_handler]
@@ -111,7 +137,9 @@ fn checked_target(kind: &str, target: &str) -> SqlResult<String> {
         )),
         "notify" => Ok(target.to_owned()),
         "webhook" | "slack" | "alertmanager"
-            if !target.starts_with("https://") && !target.starts_with("http://") =>
+            if !target.starts_with("${secret:")
+                && !target.starts_with("https://")
+                && !target.starts_with("http://") =>
         {
             // The address may hold a secret, which no message repeats.
             Err(invalid(

@@ -26,6 +26,7 @@ use crate::error::{SqlResult, from_core, report};
 use crate::isolation_forest::{
     explanation_json, feature_names, first_state, model_error, read_json, row_error, score_error,
 };
+use crate::pg::json_arg::JsonArg;
 
 version_1!(
     pg_finfo_isolation_forest_trans,
@@ -194,7 +195,7 @@ pub unsafe extern "C-unwind" fn isolation_forest_trans(
             Some(state) => own_state(fcinfo, state),
             None => {
                 let options = if (*fcinfo).nargs > 2 { argument(fcinfo, 2) } else { None };
-                let options = options.and_then(|datum| JsonB::from_datum(datum, false));
+                let options = options.and_then(|datum| JsonArg::from_datum(datum, false));
                 let words = first_state(row.len(), options.map(|json| json.0)).unwrap_or_report();
                 Value::copied(&words)
             }

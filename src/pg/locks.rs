@@ -15,6 +15,7 @@ use pgrx::pg_sys;
 
 const RUN_LOCK: u16 = 2601;
 const ITEM_LOCK: u16 = 2602;
+const JOB_LOCK: u16 = 2603;
 
 /// What is locked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +28,11 @@ pub struct Key {
 /// The lock of a run.
 pub fn run_key(run_id: i64) -> Key {
     split(run_id as u64, RUN_LOCK)
+}
+
+/// The lock of a job.
+pub fn job_key(job_id: i64) -> Key {
+    split(job_id as u64, JOB_LOCK)
 }
 
 /// The lock of a detector or a monitor, named `d…` or `m…`. Two names that fall on the same 64 bits
@@ -92,6 +98,16 @@ pub fn try_lock(key: Key, until: Until) -> bool {
             return false;
         }
         pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, session, true)
+            != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    }
+}
+
+/// Takes the lock until the end of the transaction if no other session has it; again where this one has it.
+pub fn try_lock_in_transaction(key: Key) -> bool {
+    let tag = key.tag();
+    // SAFETY: the tag is a valid advisory lock; no waiting.
+    unsafe {
+        pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, false, true)
             != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
     }
 }
@@ -179,4 +195,10 @@ pub fn extension(wait: Wait) -> Option<pg_sys::Oid> {
         let now = pg_sys::get_extension_oid(c"anomaly_detection".as_ptr(), true);
         (now == oid).then_some(oid)
     }
+}
+
+/// Locks a relation, if there is one of that OID, as a query that reads it does, until the end of the transaction.
+pub fn read_relation(relation: pg_sys::Oid) {
+    // SAFETY: inside a transaction, whose end or abort releases it; of an OID that nothing has it keeps nobody waiting.
+    unsafe { pg_sys::LockRelationOid(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
 }

@@ -29,6 +29,11 @@ impl Drop for Clock {
     }
 }
 
+/// Whether the past is replayed, of which nothing will be left.
+pub fn is_replaying() -> bool {
+    REPLAYED.get().is_some()
+}
+
 /// The role whose rights apply now.
 pub fn current_user() -> pg_sys::Oid {
     // SAFETY: reads a backend-local variable.
@@ -39,6 +44,13 @@ pub fn current_user() -> pg_sys::Oid {
 pub fn session_user() -> pg_sys::Oid {
     // SAFETY: reads a backend-local variable.
     unsafe { pg_sys::GetSessionUserId() }
+}
+
+/// Whether there is such a role.
+pub fn exists(role: pg_sys::Oid) -> bool {
+    // SAFETY: a catalogue look-up inside a transaction, which every SQL function is in; with noerr the answer for a
+    // missing role is NULL, and the name is freed with the memory context.
+    unsafe { !pg_sys::GetUserNameFromId(role, true).is_null() }
 }
 
 /// Whether the role is a superuser.

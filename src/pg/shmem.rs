@@ -13,6 +13,9 @@ use crate::pg::{latch, latch::LatchAddress};
 pub const MAX_DATABASES: usize = 1024;
 /// Upper limit of `anomaly_detection.max_workers`.
 pub const MAX_SLOTS: usize = 64;
+/// Owners whose latest worker is remembered: more than have workers at a time, so that whoever has been
+/// forgotten was served longer ago than all that are remembered.
+pub const MAX_SERVED: usize = 256;
 /// "Never", as a due time.
 pub const NEVER: i64 = i64::MAX;
 
@@ -57,7 +60,8 @@ pub struct Database {
     /// How often due work found no worker slot.
     pub starved: u64,
     pub last_starved: i64,
-    pub last_warned: i64,
+    /// Due times have been looked at by the clock as it goes now.
+    pub clock_checked: bool,
 }
 
 const NO_DATABASE: Database = Database {
@@ -71,7 +75,7 @@ const NO_DATABASE: Database = Database {
     visits: 0,
     starved: 0,
     last_starved: 0,
-    last_warned: 0,
+    clock_checked: false,
 };
 
 /// A scan worker, from the moment a dispatcher reserves it.
@@ -105,13 +109,28 @@ const NO_SLOT: Slot = Slot {
     rows: 0,
 };
 
+/// When an owner was given a worker last.
+#[derive(Clone, Copy)]
+pub struct Served {
+    /// Zero: none.
+    pub database: u32,
+    pub owner: u32,
+    /// Turns and not times: the clock may be set back.
+    pub turn: u64,
+}
+
+const NOT_SERVED: Served = Served { database: 0, owner: 0, turn: 0 };
+
 /// The shared area.
 #[derive(Clone, Copy)]
 pub struct Shared {
     pub launcher_pid: i32,
     pub launcher_latch: LatchAddress,
+    /// When the server last warned that due work has no worker.
+    pub last_warned: i64,
     pub databases: [Database; MAX_DATABASES],
     pub slots: [Slot; MAX_SLOTS],
+    pub served: [Served; MAX_SERVED],
 }
 
 impl Shared {
@@ -127,6 +146,25 @@ impl Shared {
             *entry = Database { oid, ..NO_DATABASE };
         }
         Some(entry)
+    }
+
+    /// The turn in which an owner was given a worker last; zero when that is not remembered.
+    pub fn turn_of(&self, database: u32, owner: u32) -> u64 {
+        self.served
+            .iter()
+            .find(|s| s.database == database && s.owner == owner)
+            .map_or(0, |s| s.turn)
+    }
+
+    /// Remembers that an owner is given a worker now, in the place of what is longest ago.
+    pub fn note_served(&mut self, database: u32, owner: u32) {
+        let turn = self.served.iter().map(|s| s.turn).max().unwrap_or(0) + 1;
+        let known = self.served.iter().position(|s| s.database == database && s.owner == owner);
+        let oldest = || self.served.iter().enumerate().min_by_key(|(_, s)| s.turn).map(|(i, _)| i);
+        let place = known.or_else(oldest).and_then(|i| self.served.get_mut(i));
+        if let Some(place) = place {
+            *place = Served { database, owner, turn };
+        }
     }
 
     /// The slot of a worker, if it is still this reservation's.
@@ -148,8 +186,10 @@ pub fn request() {
         SHARED = Shared {
             launcher_pid: 0,
             launcher_latch: 0,
+            last_warned: 0,
             databases: [NO_DATABASE; MAX_DATABASES],
             slots: [NO_SLOT; MAX_SLOTS],
+            served: [NOT_SERVED; MAX_SERVED],
         }
     );
     REQUESTED.store(true, std::sync::atomic::Ordering::Relaxed);

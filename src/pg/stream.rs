@@ -78,8 +78,51 @@ struct Receiver<'a> {
     failure: Option<pg_sys::panic::ErrorReport>,
 }
 
+impl<'a> Receiver<'a> {
+    fn new(callback: &'a mut Callback<'a>) -> Self {
+        Receiver {
+            base: pg_sys::DestReceiver {
+                receiveSlot: Some(receive),
+                rStartup: Some(start_up),
+                rShutdown: Some(shut_down),
+                rDestroy: Some(shut_down),
+                mydest: pg_sys::CommandDest::DestNone,
+            },
+            callback,
+            failure: None,
+        }
+    }
+}
+
+/// Calls `each` for the next rows of a cursor, this many at most; answers how many there were. An error from
+/// `each` is returned, and `each` must not run SQL.
+///
+/// # Safety
+/// `portal` is an open cursor of a query that is a SELECT.
+pub(super) unsafe fn fetch<'a>(
+    portal: pg_sys::Portal,
+    rows: u32,
+    each: &'a mut Callback<'a>,
+) -> SqlResult<u64> {
+    let mut receiver = Receiver::new(each);
+    // SAFETY: the caller's promise; the receiver outlives the call, and is not kept by the cursor.
+    let fetched = unsafe {
+        pg_sys::PortalRunFetch(
+            portal,
+            pg_sys::FetchDirection::FETCH_FORWARD,
+            rows.into(),
+            (&raw mut receiver).cast(),
+        )
+    };
+    match receiver.failure {
+        Some(failure) => Err(failure),
+        None => Ok(fetched),
+    }
+}
+
 /// Runs one query as the current user and calls `each` for every row. An error from `each` ends the
-/// query and is returned. `each` must not run SQL.
+/// query and is returned. `each` may run SQL as a function of the query might, with the rights that the query
+/// has.
 pub fn for_each_row<'a>(
     query: &str,
     params: &[Param],
@@ -87,17 +130,7 @@ pub fn for_each_row<'a>(
 ) -> SqlResult<()> {
     let text = CString::new(query)
         .map_err(|_| report(PgSqlErrorCode::ERRCODE_SYNTAX_ERROR, "query contains a zero byte"))?;
-    let mut receiver = Receiver {
-        base: pg_sys::DestReceiver {
-            receiveSlot: Some(receive),
-            rStartup: Some(start_up),
-            rShutdown: Some(shut_down),
-            rDestroy: Some(shut_down),
-            mydest: pg_sys::CommandDest::DestNone,
-        },
-        callback: each,
-        failure: None,
-    };
+    let mut receiver = Receiver::new(each);
     // SAFETY: SPI is connected and finished around the call; the text, the parameters (allocated in
     // SPI's procedure context) and the receiver outlive it. If it raises, the transaction's abort
     // ends SPI, and `receiver` holds nothing that PostgreSQL still points to by then.

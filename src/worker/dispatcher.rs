@@ -11,7 +11,7 @@ use crate::{
     gucs,
     pg::{
         bgworker, guc_prefix, latch, locks, session, shmem,
-        shmem::{Database, NEVER, Outcome},
+        shmem::{NEVER, Outcome, Shared},
         signals,
         subxact::Caught,
         xact,
@@ -49,9 +49,11 @@ pub fn run(database: u32) {
     guc_prefix::set_option(c"lock_timeout", LOCK_TIMEOUT);
     guc_prefix::set_option(c"default_transaction_isolation", "read committed");
     bgworker::report_activity(Some("looking for due detectors"));
-    match visit(database) {
+    let clock_checked = check_clock(database, true);
+    match visit(database, !clock_checked) {
         Ok(visit) => report(database, visit),
         Err(caught) => {
+            check_clock(database, clock_checked);
             // Not a warning: the usual reason is a lock that somebody holds for a moment.
             pgrx::log!(
                 "anomaly_detection: visit to database {database} failed: {} ({})",
@@ -62,6 +64,17 @@ pub fn run(database: u32) {
         }
     }
     bgworker::report_activity(None);
+}
+
+/// Notes that due times are being looked at by the clock as it goes now, or that they were not;
+/// answers what was noted before.
+fn check_clock(database: u32, checked: bool) -> bool {
+    shmem::change(|shared| {
+        shared
+            .database(database)
+            .is_some_and(|entry| std::mem::replace(&mut entry.clock_checked, checked))
+    })
+    .unwrap_or(false)
 }
 
 fn report(database: u32, visit: Visit) {
@@ -81,18 +94,24 @@ fn report(database: u32, visit: Visit) {
     });
 }
 
-fn visit(database: u32) -> Result<Visit, Caught> {
+fn visit(database: u32, clock_may_have_changed: bool) -> Result<Visit, Caught> {
     let now = session::now();
     if let Some(early) = xact::run(|| may_run(now))? {
         return Ok(early);
     }
     xact::run(|| run::reap_crashed(now))?;
-    xact::run(|| run::clamp_due_times(now))?;
+    xact::run(|| run::clamp_due_times(now, clock_may_have_changed))?;
     if let Err(caught) = xact::run(|| run::make_room(now)) {
         // Somebody reads the slot that is to be emptied; the next visit tries again.
         pgrx::log!("anomaly_detection: old runs were not removed: {}", caught.message);
     }
-    let owners = xact::run(|| run::due_by_owner(now))?;
+    let mut owners = xact::run(|| run::due_by_owner(now))?;
+    let owner_served = |owner: pg_sys::Oid| {
+        shmem::read(|shared| shared.turn_of(database, owner.to_u32())).unwrap_or(0)
+    };
+    // Whoever has waited longest for a worker, not for a scan: an owner with more detectors than can be
+    // scanned in time always has the one that has been due for longest.
+    owners.sort_by_cached_key(|owner| (owner_served(owner.owner), owner.next_due));
     let mut next_due = now.saturating_add(micros(REGULAR_VISIT));
     for owner in owners {
         if owner.next_due > now {
@@ -168,7 +187,8 @@ fn reserve(database: u32, owner: pg_sys::Oid, now: i64) -> Reservation {
         for slot in shared.slots.iter_mut() {
             if slot.database != 0
                 && slot.pid == 0
-                && slot.reserved_at < now.saturating_sub(RESERVATION_MICROS)
+                // either way: the clock may have been set
+                && slot.reserved_at.abs_diff(now) > RESERVATION_MICROS.unsigned_abs()
             {
                 slot.database = 0;
             }
@@ -199,7 +219,9 @@ fn reserve(database: u32, owner: pg_sys::Oid, now: i64) -> Reservation {
             run_id: 0,
             rows: 0,
         };
-        Reservation::Slot(index, slot.generation)
+        let generation = slot.generation;
+        shared.note_served(database, owner);
+        Reservation::Slot(index, generation)
     });
     latch::set(wake);
     reservation.unwrap_or(Reservation::Full)
@@ -214,10 +236,10 @@ fn has_worker(database: u32, owner: pg_sys::Oid) -> bool {
 
 fn starved(database: u32, now: i64) {
     let warn = shmem::change(|shared| {
-        shared.database(database).is_some_and(|entry| {
+        if let Some(entry) = shared.database(database) {
             entry.not_before = now + back_off_micros(1);
-            note_starvation(entry, now)
-        })
+        }
+        note_starvation(shared, database, now)
     });
     if warn == Some(true) {
         warn_of_starvation();
@@ -225,22 +247,28 @@ fn starved(database: u32, now: i64) {
 }
 
 /// Counts due work without a worker; answers whether it is time to warn.
-pub fn note_starvation(entry: &mut Database, now: i64) -> bool {
-    entry.starved = entry.starved.saturating_add(1);
-    entry.last_starved = now;
-    let warn = entry.last_warned == 0 || now - entry.last_warned >= WARN_EVERY_MICROS;
+pub fn note_starvation(shared: &mut Shared, database: u32, now: i64) -> bool {
+    if let Some(entry) = shared.database(database) {
+        entry.starved = entry.starved.saturating_add(1);
+        entry.last_starved = now;
+    }
+    // One message for the whole server: all databases wait for the same slots.
+    let warn = shared.last_warned.abs_diff(now) >= WARN_EVERY_MICROS.unsigned_abs();
     if warn {
-        entry.last_warned = now;
+        shared.last_warned = now;
     }
     warn
 }
 
 /// The one message about missing worker slots.
 pub fn warn_of_starvation() {
-    pgrx::ereport!(
-        pgrx::PgLogLevel::WARNING,
+    crate::error::report(
         pgrx::PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
         "anomaly_detection: due detectors wait for a worker slot",
-        "Raise anomaly_detection.max_workers or max_worker_processes. Detectors stay due; this message is repeated once a minute at most."
-    );
+    )
+    .set_hint(
+        "Raise anomaly_detection.max_workers or max_worker_processes. Detectors stay due; this \
+         message is repeated once a minute at most.",
+    )
+    .report(pgrx::PgLogLevel::WARNING);
 }

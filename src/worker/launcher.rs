@@ -58,6 +58,7 @@ pub fn run() -> ! {
             shmem::change(|shared| {
                 for entry in shared.databases.iter_mut().filter(|d| d.oid != 0) {
                     entry.not_before = 0;
+                    entry.clock_checked = false;
                     if has_extension(entry.outcome) {
                         entry.next_due = now;
                     }
@@ -166,12 +167,12 @@ fn take_due(now: i64) -> Option<u32> {
 /// No process could be started: the work stays due and is tried again in a second.
 fn starved(database: u32, now: i64) {
     let warn = shmem::change(|shared| {
-        shared.database(database).is_some_and(|entry| {
+        if let Some(entry) = shared.database(database) {
             entry.visiting = false;
             entry.next_due = now;
             entry.not_before = now + back_off_micros(1);
-            super::dispatcher::note_starvation(entry, now)
-        })
+        }
+        super::dispatcher::note_starvation(shared, database, now)
     });
     if warn == Some(true) {
         super::dispatcher::warn_of_starvation();

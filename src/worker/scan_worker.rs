@@ -3,15 +3,21 @@
 //! One run is three transactions (run.rs). Between two runs the session is put back to its initial
 //! state, so that what one detector's query left behind (settings, temporary tables, prepared
 //! statements) never reaches another. When nothing is due, it waits `anomaly_detection.linger_ms` for
-//! what comes soon and then ends. After each run, handlers are told what it has committed.
+//! what comes soon and then ends. After each run, handlers are told what it has committed; between two looks
+//! for what is due, one job is done.
 
-use std::{cell::RefCell, collections::VecDeque, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use pgrx::pg_sys;
 
 use crate::{
     gucs,
     handler::deliver,
+    job::{self, Job},
     pg::{
         bgworker, guc_prefix, latch, locks, session, shmem, signals, subxact::Caught, timer, xact,
     },
@@ -22,6 +28,8 @@ use crate::{
 thread_local! {
     /// The run that is being executed, for the exit callback.
     static IN_FLIGHT: RefCell<Option<Claim>> = const { RefCell::new(None) };
+    /// The job that is at work, for the same.
+    static JOB_IN_FLIGHT: RefCell<Option<Job>> = const { RefCell::new(None) };
 }
 
 /// Due items taken over in one look at the tables.
@@ -50,8 +58,11 @@ pub fn run(index: usize, generation: u32) {
 }
 
 fn work(owner: pg_sys::Oid) {
+    // Before anything else: what the role's own settings are is nothing to go by.
+    prepare_session("anomaly_detection scan worker");
     let mut queue: VecDeque<Item> = VecDeque::new();
-    let began = session::now();
+    let began = Instant::now();
+    let mut clock = None;
     loop {
         latch::serve_interrupts();
         if must_yield(began) {
@@ -64,8 +75,19 @@ fn work(owner: pg_sys::Oid) {
         }
         let Some(item) = queue.pop_front() else {
             deliver_or_exit(owner);
+            if has_lost_time(&mut clock)
+                && let Err(caught) = xact::run(|| run::catch_up(owner, session::now()))
+            {
+                // Then what was missed begins at once.
+                pgrx::log!("anomaly_detection: missed runs were not spread: {}", caught.message);
+            }
+            // One between two looks: jobs take long, and neither they nor scans keep the others waiting for
+            // ever.
+            let has_worked = work_on_job_or_exit(owner);
             match look(owner) {
                 Ok(Look::Due(items)) => queue.extend(items),
+                // There may be another.
+                Ok(Look::Nothing { .. }) if has_worked => {}
                 Ok(Look::Nothing { next_due }) => {
                     let wait = next_due.saturating_sub(session::now()).max(0);
                     if wait <= micros(gucs::linger()) {
@@ -108,6 +130,19 @@ fn work(owner: pg_sys::Oid) {
     }
 }
 
+/// What the clock may be ahead of the time that has passed.
+const JUMP_MICROS: i64 = 60_000_000;
+
+/// Whether there may be time during which nothing ran: before this process began, or because the
+/// machine slept or its clock was set.
+fn has_lost_time(clock: &mut Option<(Instant, i64)>) -> bool {
+    let now = (Instant::now(), session::now());
+    match clock.replace(now) {
+        Some((then, shown)) => now.1 - shown - micros(now.0 - then) > JUMP_MICROS,
+        None => true,
+    }
+}
+
 fn deliver_or_exit(owner: pg_sys::Oid) {
     if let Err(caught) = deliver(owner) {
         pgrx::log!(
@@ -119,6 +154,61 @@ fn deliver_or_exit(owner: pg_sys::Oid) {
     }
 }
 
+/// Whether there was a job.
+fn work_on_job_or_exit(owner: pg_sys::Oid) -> bool {
+    match work_on_job(owner) {
+        Ok(has_worked) => has_worked,
+        Err(caught) => {
+            // The job's row still says 'running', and when this process is gone it will be found to have
+            // crashed.
+            pgrx::log!(
+                "anomaly_detection: the outcome of a job could not be recorded: {} ({})",
+                caught.message,
+                caught.sqlstate
+            );
+            bgworker::exit(1);
+        }
+    }
+}
+
+/// Claims, does and records the owner's next job.
+fn work_on_job(owner: pg_sys::Oid) -> Result<bool, Caught> {
+    let claimed = xact::run(|| {
+        let now = session::now();
+        if may_run(owner)? { job::claim(owner, None, now) } else { Ok(None) }
+    })?;
+    let Some(job) = claimed else { return Ok(false) };
+    JOB_IN_FLIGHT.replace(Some(job.clone()));
+    // A job is shown beside the runs, as a number that no run has.
+    show_run(-job.job_id);
+    let title = format!("{} (job {})", job.kind, job.job_id);
+    guc_prefix::set_option(c"application_name", &format!("anomaly_detection: job {}", job.job_id));
+    bgworker::report_activity(Some(&title));
+
+    let timer = timer::arm(gucs::job_time_limit());
+    let outcome = xact::run(|| job::perform(&job));
+    let timed_out = timer.disarm();
+    xact::forget_cancel();
+
+    let mut recorded = Ok(());
+    if let Err(caught) = outcome {
+        pgrx::log!("anomaly_detection: {title} failed: {} ({})", caught.message, caught.sqlstate);
+        prepare_session("anomaly_detection scan worker");
+        let record = || xact::run(|| job::record_failure(&job, &caught, timed_out, session::now()));
+        recorded = record().map(drop);
+        if recorded.as_ref().is_err_and(|caught| caught.sqlstate == "57014") {
+            // Somebody has cancelled it twice.
+            xact::forget_cancel();
+            recorded = record().map(drop);
+        }
+    }
+    JOB_IN_FLIGHT.replace(None);
+    job::release(&job);
+    show_run(0);
+    reset_session();
+    recorded.map(|()| true)
+}
+
 /// Messages to handlers between two looks at what else there is to do.
 const DELIVERIES: usize = 100;
 
@@ -127,10 +217,9 @@ const DELIVERIES: usize = 100;
 fn deliver(owner: pg_sys::Oid) -> Result<(), Caught> {
     for _ in 0..DELIVERIES {
         latch::serve_interrupts();
-        let claimed =
-            xact::run(
-                || if may_run()? { deliver::claim(owner, session::now()) } else { Ok(None) },
-            )?;
+        let claimed = xact::run(|| {
+            if may_run(owner)? { deliver::claim(owner, session::now()) } else { Ok(None) }
+        })?;
         let Some(delivery) = claimed else { break };
         bgworker::report_activity(Some(&format!("telling handler {}", delivery.handler)));
         let timer = timer::arm(Some(gucs::handler_timeout()));
@@ -154,22 +243,25 @@ fn deliver(owner: pg_sys::Oid) -> Result<(), Caught> {
 }
 
 /// How long a worker keeps its slot although others wait for one.
-const TURN_MICROS: i64 = 1_000_000;
+const TURN: Duration = Duration::from_secs(1);
 /// For how long a database without a slot counts as waiting.
-const WAITING_MICROS: i64 = 3_000_000;
+const WAITING: Duration = Duration::from_secs(3);
 
 /// Whether the slot belongs to somebody else: the limit was lowered, or due work found no slot while
 /// this worker has had its turn. Without it, a worker whose detectors are due every second would
 /// never end.
-fn must_yield(began: i64) -> bool {
+fn must_yield(began: Instant) -> bool {
+    let turn = began.elapsed();
+    // Those that waited before this worker began may have been waiting for it. How long ago they did
+    // goes by a clock that may have been set.
+    let waiting = micros(turn.min(WAITING)).unsigned_abs();
     let now = session::now();
     shmem::read(|shared| {
         let taken = shared.slots.iter().filter(|s| s.database != 0).count();
-        let waiting = shared
-            .databases
-            .iter()
-            .any(|d| d.oid != 0 && d.last_starved > began && now - d.last_starved < WAITING_MICROS);
-        taken > gucs::max_workers() || (waiting && now - began > TURN_MICROS)
+        let others_wait = || {
+            shared.databases.iter().any(|d| d.oid != 0 && d.last_starved.abs_diff(now) < waiting)
+        };
+        taken > gucs::max_workers() || (turn > TURN && others_wait())
     })
     .unwrap_or(false)
 }
@@ -187,7 +279,7 @@ fn look(owner: pg_sys::Oid) -> Result<Look, Caught> {
     bgworker::report_activity(Some("looking for due detectors"));
     prepare_session("anomaly_detection scan worker");
     xact::run(|| {
-        if !may_run()? {
+        if !may_run(owner)? {
             return Ok(Look::MayNotRun);
         }
         let now = session::now();
@@ -200,24 +292,40 @@ fn look(owner: pg_sys::Oid) -> Result<Look, Caught> {
     })
 }
 
-fn may_run() -> crate::error::SqlResult<bool> {
+fn may_run(owner: pg_sys::Oid) -> crate::error::SqlResult<bool> {
     Ok(locks::extension(locks::Wait::No).is_some()
         && run::is_known_version()?
         && gucs::enabled()
-        && run::paused()?.is_none())
+        && run::paused()?.is_none()
+        // A session outlives its role, and a right to connect that is taken away.
+        && run::owner_problem(owner)?.is_none())
 }
 
 /// Claims, executes and records one item.
 fn execute(owner: pg_sys::Oid, item: &Item) -> Result<(), Caught> {
     let claimed = xact::run(|| {
-        if may_run()? {
+        if may_run(owner)? {
             run::claim(item, owner, StartedBy::Worker, session::now())
         } else {
             Ok(None)
         }
-    })?;
-    let Some(claim) = claimed else {
-        return Ok(());
+    });
+    let claim = match claimed {
+        Ok(Some(claim)) => claim,
+        Ok(None) => return Ok(()),
+        Err(caught) => {
+            pgrx::log!(
+                "anomaly_detection: {item} could not be claimed: {} ({})",
+                caught.message,
+                caught.sqlstate
+            );
+            // Gives back what locks it has.
+            reset_session();
+            if caught.sqlstate == "57014" {
+                return Ok(());
+            }
+            return xact::run(|| run::put_off(item, &caught, session::now()));
+        }
     };
     IN_FLIGHT.replace(Some(claim.clone()));
     show_run(claim.run_id);
@@ -278,6 +386,8 @@ fn prepare_session(application_name: &str) {
     guc_prefix::set_option(c"application_name", application_name);
     guc_prefix::set_option(c"synchronous_commit", "local");
     guc_prefix::set_option(c"default_transaction_isolation", "read committed");
+    // A role that only reads by default would never have a run written down.
+    guc_prefix::set_option(c"default_transaction_read_only", "off");
     guc_prefix::set_option(
         c"lock_timeout",
         &format!("{}ms", gucs::scan_lock_timeout().as_millis()),
@@ -362,10 +472,20 @@ fn leave_after_failure() {
 /// Exit callback: a run was under way when the process was told to end (shutdown, DROP DATABASE …
 /// FORCE, pg_terminate_backend). PostgreSQL cleans up temporary tables at this point in the same way.
 fn record_interruption() {
-    let Some(claim) = IN_FLIGHT.take() else { return };
+    let (claim, job) = (IN_FLIGHT.take(), JOB_IN_FLIGHT.take());
+    if claim.is_none() && job.is_none() {
+        return;
+    }
     xact::abandon();
     guc_prefix::set_option(c"synchronous_commit", "local");
-    if let Err(caught) = xact::run(|| run::record_shutdown(&claim, session::now())) {
+    if let Some(job) = job
+        && let Err(caught) = xact::run(|| job::put_back(&job))
+    {
+        pgrx::log!("anomaly_detection: a job was not put back: {}", caught.message);
+    }
+    if let Some(claim) = claim
+        && let Err(caught) = xact::run(|| run::record_shutdown(&claim, session::now()))
+    {
         pgrx::log!("anomaly_detection: shutdown of a run was not recorded: {}", caught.message);
     }
 }

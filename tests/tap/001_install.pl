@@ -19,7 +19,7 @@ subtest 'removal leaves nothing but roles' => sub {
 	$node->safe_psql('postgres', 'DROP EXTENSION anomaly_detection');
 	is($node->safe_psql('postgres', $CATALOGS), $before, 'and are as before after DROP EXTENSION');
 	is($node->safe_psql('postgres', q(SELECT string_agg(rolname, ' ' ORDER BY rolname) FROM pg_roles WHERE rolname LIKE 'anomaly%')),
-		'anomaly_admin anomaly_monitor', 'the roles stay');
+		'anomaly_admin anomaly_delivery anomaly_monitor', 'the roles stay');
 	$node->safe_psql('postgres', 'CREATE EXTENSION anomaly_detection');
 	pass('CREATE EXTENSION works again with the roles there');
 };

@@ -24,6 +24,7 @@ anomaly_detection.launcher_naptime_ms = 50
 anomaly_detection.linger_ms = 0
 anomaly_detection.crash_wait_ms = 300
 anomaly_detection.max_consecutive_failures = 1000
+anomaly_detection.error_alert_after = 1000
 CONF
 
 # Reading what is new takes a while, so that most moments are in the middle of a run.

@@ -10,9 +10,16 @@ use Time::HiRes qw(time sleep);
 
 my $node = AnomalyNode->start_new('original');
 my $copy = AnomalyNode->start_new('restored', create => 0);
-$node->safe_psql('postgres', q{CREATE ROLE "Old Owner" LOGIN; CREATE SCHEMA "My Schema" AUTHORIZATION "Old Owner";
-	INSERT INTO anomaly.anomaly_type VALUES ('own_type', 'other', 'added by a user')});
+$node->safe_psql('postgres', q{CREATE ROLE "Old Owner" LOGIN; CREATE SCHEMA "My Schema" AUTHORIZATION "Old Owner"});
 Readings::create($node);
+
+# What users have added to the registries, with a detector of it.
+$node->safe_psql('postgres', q{
+	CREATE FUNCTION "My Schema"."Score"(state jsonb, at timestamptz, value double precision, params jsonb) RETURNS double precision LANGUAGE sql IMMUTABLE AS 'SELECT abs(value - 50)';
+	SELECT anomaly.create_anomaly_type('own_type', description => 'added by a user'), anomaly.create_strategy('own_strategy', '"My Schema"."Score"');
+	SELECT anomaly.create_detector('own_type', 'own_strategy', 'own', min_data_points => 40, threshold => 100);
+	SELECT count(*) FROM generate_series(1, 60) i, anomaly.process_data_point(jsonb_build_object('own', 50 + i % 7, 'timestamp', now() - (61 - i) * interval '1 s'));
+}, Readings::as('Old Owner'));
 
 # A superuser's table watched on a schedule; a role's table and column with names that need quotes; a query; points.
 $node->safe_psql('postgres', q{SELECT anomaly.watch('reading', value => 'value', at => 'at', entity => 'entity', every => '1 second',
@@ -71,11 +78,12 @@ for (@relations)
 }
 is(join("\n", @different), '', "fault_d8_contents: all $compared tables and sequences are equal, $filled of them not empty");
 is($copy->safe_psql('postgres', q{SELECT (SELECT count(*) FROM anomaly.detectors), (SELECT count(*) >= 3 FROM anomaly.models),
-	(SELECT count(*) > 5 FROM anomaly.entity_state), (SELECT count(*) FROM anomaly.alerts), (SELECT count(*) > 3 FROM anomaly.runs), (SELECT f1_score > 0.9 FROM anomaly.member_performances)}), '5|t|t|3|t|t',
+	(SELECT count(*) > 5 FROM anomaly.entity_state), (SELECT count(*) FROM anomaly.alerts), (SELECT count(*) > 3 FROM anomaly.runs), (SELECT f1_score > 0.9 FROM anomaly.member_performances)}), '6|t|t|3|t|t',
 	'fault_d8_power: there is something of everything');
 is($copy->safe_psql('postgres', q{SELECT (SELECT count(*) FROM anomaly.anomaly_type WHERE builtin), (SELECT count(*) FROM anomaly.anomaly_type WHERE NOT builtin),
 	(SELECT count(*) FROM anomaly.strategy)}), $node->safe_psql('postgres', q{SELECT (SELECT count(*) FROM anomaly.anomaly_type) - 1, 1, (SELECT count(*) FROM anomaly.strategy)}),
 	'fault_d8_registries: built-in rows once, the user\'s own row as well');
+is($copy->safe_psql('postgres', 'SELECT strategy, owner, score FROM anomaly.own_strategies'), 'own_strategy|"Old Owner"|"My Schema"."Score"', '... and the strategy that is made of functions');
 is($copy->safe_psql('postgres', 'SELECT count(*) FROM anomaly.setting'), '0', 'which database may run is not restored');
 
 # Paused: by hand, by schedule.
@@ -108,5 +116,7 @@ is(Readings::alerts($copy, 'cpu'), Readings::alerts($node, 'cpu'), '... and aler
 is($copy->safe_psql('postgres', q{SELECT count(*), count(DISTINCT id), bool_and(id > 0), (SELECT string_agg(entity || ' ' || status, ', ' ORDER BY id)
 	FROM anomaly.alerts WHERE detector = 'cpu') FROM anomaly.alerts}), '4|4|t|a resolved, b resolved, c open', '... with numbers of their own, the open episode ended');
 is($copy->safe_psql('postgres', q{SELECT count(DISTINCT version) FROM anomaly.models WHERE detector = 'cpu'}), '1', '... without having been trained again');
+is($copy->safe_psql('postgres', q{SELECT detector, value FROM anomaly.process_data_point('{"own": 999}')}, Readings::as('Old Owner')), 'own_type_own_strategy_own|999',
+	'check_c42_dump: a detector of an own strategy goes on with its functions');
 $_->stop for $node, $copy;
 done_testing();

@@ -57,7 +57,7 @@ subtest 'check_c11_in_order_after_the_commit' => sub {
 	is($node->safe_psql('postgres', q{SELECT count(*) FROM anomaly.runs WHERE status <> 'succeeded'}), '0', 'no run has failed of it');
 };
 
-subtest 'check_c11_failing_handlers' => sub {
+subtest 'check_c11_failing_handlers, fault_q14_failing_and_hanging_handlers' => sub {
 	$node->wait_until(q{SELECT count(*) = 3 AND bool_and(attempts >= 2) FROM anomaly.deliveries WHERE status = 'failing'}, 'they are tried again');
 	is($node->safe_psql('postgres', q{SELECT handler, transition, last_error FROM anomaly.deliveries ORDER BY handler}), join("\n",
 		'defers|opened|too late (P0001)', 'fails|opened|no, thank you (P0001)', 'hangs|opened|took longer than anomaly_detection.handler_timeout (700 ms)'), 'each says what is wrong');

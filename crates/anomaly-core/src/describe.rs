@@ -6,7 +6,7 @@ use crate::strategy::{ANOMALY_TYPES, FOUND_BY, Rule, Strategy};
 use crate::verdict::{Direction, Status, Verdict};
 
 /// Two decimals; in scientific notation where that would show nothing but zeros or too many digits.
-pub(crate) fn figure(v: f64) -> String {
+pub fn figure(v: f64) -> String {
     let magnitude = v.abs();
     if v.is_finite() && magnitude != 0.0 && !(0.005..1e15).contains(&magnitude) {
         format!("{v:.2e}")
@@ -81,7 +81,7 @@ pub fn description(
 }
 
 /// A probability from its logarithm, also where it underflows.
-pub(crate) fn probability(ln_p: f64) -> String {
+pub fn probability(ln_p: f64) -> String {
     let log10 = ln_p / std::f64::consts::LN_10;
     if ln_p > -7.0 {
         format!("{:.4}", libm::exp(ln_p))
@@ -92,10 +92,10 @@ pub(crate) fn probability(ln_p: f64) -> String {
     }
 }
 
-/// What to do about an anomaly, by its type and direction.
-pub fn suggestion(anomaly_type: &str, direction: Direction) -> &'static str {
-    let family =
-        ANOMALY_TYPES.iter().find(|t| t.name == anomaly_type).map_or("other", |t| t.family);
+/// What to do about an anomaly, by its type and direction. `family` is that of a type which is not built in.
+pub fn suggestion(anomaly_type: &str, family: Option<&str>, direction: Direction) -> &'static str {
+    let built_in = ANOMALY_TYPES.iter().find(|t| t.name == anomaly_type).map(|t| t.family);
+    let family = built_in.or(family).unwrap_or("other");
     match (anomaly_type, family, direction) {
         ("system_error_rate" | "system_latency", ..) => {
             "Look at recent deployments, configuration changes and traffic, and at the logs of the time."

@@ -77,6 +77,10 @@ fn texts(key: &str, value: &Value) -> Result<Vec<String>> {
     }
 }
 
+fn is_among(texts: &[String], text: &str) -> bool {
+    texts.is_empty() || texts.iter().any(|t| t == text)
+}
+
 impl Matchers {
     /// `InvalidParameter` for what is no object, for unknown keys, and for values that can never match.
     pub fn parse(matchers: &Value) -> Result<Self> {
@@ -144,13 +148,20 @@ impl Matchers {
     }
 
     pub fn matches(&self, subject: &Subject) -> bool {
-        let admits =
-            |texts: &[String], text: &str| texts.is_empty() || texts.iter().any(|t| t == text);
-        admits(&self.detector, subject.detector)
-            && admits(&self.entity, subject.entity)
-            && admits(&self.anomaly_type, subject.anomaly_type)
-            && admits(&self.transitions, subject.transition)
+        self.matches_alert(subject) && self.admits(subject.transition)
+    }
+
+    /// Whether they match the alert, whatever has happened to it.
+    pub fn matches_alert(&self, subject: &Subject) -> bool {
+        is_among(&self.detector, subject.detector)
+            && is_among(&self.entity, subject.entity)
+            && is_among(&self.anomaly_type, subject.anomaly_type)
             && self.min_severity.is_none_or(|least| subject.severity >= least)
+    }
+
+    /// Whether a transition is one of those that are asked for.
+    pub fn admits(&self, transition: &str) -> bool {
+        is_among(&self.transitions, transition)
     }
 }
 

@@ -1067,3 +1067,35 @@ fn side_and_size_decide_for_every_strategy() {
         }
     });
 }
+
+/// What is said of a point beforehand is what is said of it when it comes, and asking changes nothing:
+/// warm or warming, with a shared model or without.
+#[test]
+fn check_write_time_a_preview_is_what_process_says() {
+    every(|strategy| {
+        for (i, (name, shape, times)) in some(strategy, 6, SHAPES.iter().enumerate()) {
+            let mut history = series(*shape, *times, 500, i as u64);
+            history.inject(450, Anomaly::LevelShift(60.0));
+            let detector = detector(of_kind(strategy, history.kind));
+            let (old, new) = history.samples.split_at(400);
+            let mut shared = detector.new_state();
+            for s in old {
+                detector.train(&mut shared, &s.point());
+            }
+            shared.entities = 2;
+            let mut young = detector.new_state();
+            let mut trained = trained_on(&detector, old);
+            for s in new {
+                for (state, shared) in [(&mut trained, None), (&mut young, Some(&shared))] {
+                    let before = detector.encode_state(state).unwrap();
+                    let said = detector.preview(state, shared, &s.point());
+                    let after = detector.encode_state(state).unwrap();
+                    assert!(before == after, "{strategy}, {name}: asking has changed the state");
+                    let came = detector.process(state, shared, &s.point()).verdict;
+                    // Compared as text, because NaN is not equal to itself.
+                    assert_eq!(format!("{said:?}"), format!("{came:?}"), "{strategy}, {name}");
+                }
+            }
+        }
+    });
+}

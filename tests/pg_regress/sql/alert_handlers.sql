@@ -21,7 +21,8 @@ SELECT anomaly.create_handler('told all', 'function', 'told.write(jsonb)');
 SELECT anomaly.create_handler('told first', 'function', ' told.write', matchers => '{"transitions": "opened", "entity": "a"}', template => '{{severity}}: {{ metric_name }} of {{entity}}', rank => -1);
 SELECT anomaly.create_handler('told severe', 'function', 'told.write(pg_catalog.jsonb)', '{"min_severity": "emergency", "detector": ["other", "told"]}', rank => 5);
 SELECT anomaly.create_handler('told listeners', 'notify', 'told channel', '{"transitions": ["resolved"]}');
-SELECT anomaly.create_handler('told hook', 'webhook', 'https://user:password@hooks.example.com:8443/services/secret?key=1', '{"entity": "nobody"}');
+SELECT anomaly.set_secret('told_password', 'sesame');
+SELECT anomaly.create_handler('told hook', 'webhook', 'https://user:${secret:told_password}@hooks.example.com:8443/services/secret?key=1', '{"entity": "nobody"}');
 SELECT handler, kind, target, matchers, template, rank, enabled FROM anomaly.handlers WHERE handler ~ '^told' ORDER BY handler COLLATE "C";
 
 -- check_c11_stored_and_told: an alert of each transition; the handlers in their order

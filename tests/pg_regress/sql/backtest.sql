@@ -98,4 +98,5 @@ DROP TABLE past, past_left, past_clock;
 DROP ROLE past_stranger;
 DELETE FROM anomaly.alert WHERE detector ~ '^past_';
 TRUNCATE anomaly.judgement;
+TRUNCATE anomaly.alert;
 SELECT setval('anomaly.alert_id_seq', 1, false);

@@ -98,6 +98,7 @@ SELECT count(anomaly.drop_detector(d)) FROM unnest('{explain_mad,explain_svm}'::
 RESET SESSION AUTHORIZATION;
 DELETE FROM anomaly.alert WHERE detector LIKE 'explain_%';
 DELETE FROM anomaly.sample WHERE metric = 'explain_point';
+TRUNCATE anomaly.alert;
 SELECT setval('anomaly.alert_id_seq', 1, false);
 DROP SCHEMA explained CASCADE;
 DROP ROLE explain_admin, explain_member, explain_monitor, explain_stranger, explain_owner;

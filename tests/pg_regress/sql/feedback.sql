@@ -89,9 +89,16 @@ SELECT verdict, count(*), count(withdrawn_at) AS withdrawn FROM anomaly.feedback
 -- check_c25_figures
 SELECT alerts, true_positives, false_positives, false_negatives, precision, recall, f1_score, round(precision_95[1]::numeric, 4) AS precision_from, round(precision_95[2]::numeric, 4) AS precision_to,
        round(recall_95[1]::numeric, 4) AS recall_from, round(recall_95[2]::numeric, 4) AS recall_to, promised_alerts_per_day FROM anomaly.quality WHERE detector = 'said_z';
-SELECT false_positive_rate = 1.0 / (points_processed - anomalies_detected + 1) AS false_positive_rate, round((q.alerts_per_day * (extract(epoch FROM watermark - pg_temp.at(5)) / 86400))::numeric, 6) AS alerts_per_day_times_days
+SELECT false_positive_rate = 1.0 / (points_processed - anomalies_detected + 1) AS false_positive_rate, round((q.alerts_per_day * (extract(epoch FROM watermark - pg_temp.at(0)) / 86400))::numeric, 6) AS alerts_per_day_times_days
   FROM anomaly.quality q JOIN anomaly.detectors USING (detector) WHERE detector = 'said_z';
 SELECT anomaly.wilson_interval(0, 0), anomaly.wilson_interval(1, 1);
+-- Time to detect, of the three that were right: two at 5, told by the first scan, and one told by the second, sooner after it began. So the median is that of the
+-- two; and when somebody reports that they had begun at 0 and at -5, that of the one at 0.
+SELECT q.median_time_to_detect = a.raised_at - pg_temp.at(5) AS from_the_first_point FROM anomaly.quality q, anomaly.alerts a WHERE q.detector = 'said_z' AND a.id = pg_temp.alert(2);
+BEGIN;
+SELECT anomaly.report_missed('said_z', pg_temp.at(0), 'b', pg_temp.at(5)) > 0 AS given, anomaly.report_missed('said_z', pg_temp.at(-5), 'c', pg_temp.at(5)) > 0 AS given;
+SELECT q.median_time_to_detect = a.raised_at - pg_temp.at(0) AS from_what_was_reported FROM anomaly.quality q, anomaly.alerts a WHERE q.detector = 'said_z' AND a.id = pg_temp.alert(2);
+ROLLBACK;
 
 -- What trains: all but alerts (the wrong one trains) and what was missed.
 SELECT count(*) FILTER (WHERE verdict <> 'missed') AS judged, sum(CASE WHEN verdict = 'missed' THEN extract(epoch FROM until_at - from_at) / 60 + 1 END)::int AS missed_points FROM anomaly.feedback_log WHERE withdrawn_at IS NULL;
@@ -123,6 +130,9 @@ INSERT INTO said_votes VALUES (clock_timestamp(), 5000);
 SELECT alerts_opened FROM anomaly.scan('said_votes');
 SELECT anomaly.feedback(id, 'true_positive') AS right_one FROM anomaly.alerts WHERE detector = 'said_votes' \gset
 SELECT member, true_positives, false_positives, f1_score FROM anomaly.quality WHERE detector = 'said_votes' ORDER BY member;
+-- alerts that a member found by itself, how many a day that is, and how soon
+SELECT m.member, m.alerts, m.alerts_per_day = d.alerts_per_day AS same_rate, m.median_time_to_detect = d.median_time_to_detect AS same_time, m.precision_95, m.false_positive_rate
+  FROM anomaly.quality m, anomaly.quality d WHERE m.detector = 'said_votes' AND d.detector = 'said_votes' AND m.member IS NOT NULL AND d.member IS NULL ORDER BY 1;
 SELECT anomaly.withdraw_feedback(:right_one);
 SELECT anomaly.feedback(id, 'false_positive') > 0 AS given FROM anomaly.alerts WHERE detector = 'said_votes';
 SELECT member, true_positives, false_positives, precision FROM anomaly.quality WHERE detector = 'said_votes' ORDER BY member;

@@ -52,37 +52,6 @@ SET ROLE reg5_nobody;
 SELECT count(*) FROM anomaly.get_alerts();
 RESET ROLE;
 
--- check_c10_indexes, fault_r1_pages: each page comes out of an index, in its order, and no partition is read whole
-SET enable_seqscan = off;
-SET enable_bitmapscan = off;
-CREATE TEMP VIEW partition AS SELECT i.indexrelid, i.indexrelname, i.idx_scan, i.idx_tup_read, t.relid, t.seq_scan FROM pg_stat_user_indexes i JOIN pg_stat_user_tables t USING (relid) WHERE t.schemaname = 'anomaly' AND t.relname ~ '^alert_\d\d$';
-CREATE TEMP VIEW used AS SELECT string_agg(DISTINCT substring(indexrelname FROM '^alert_\d\d_(.*)'), ' ') FILTER (WHERE idx_scan > 0) AS indexes, sum(idx_tup_read) AS rows_read, sum(seq_scan) AS table_scans FROM partition;
-CREATE FUNCTION pg_temp.forget() RETURNS bigint LANGUAGE sql AS $$
-    SELECT count(pg_stat_reset_single_table_counters(oid)) FROM (SELECT indexrelid AS oid FROM partition UNION SELECT relid FROM partition) o $$;
-SELECT pg_stat_force_next_flush();
-SELECT pg_temp.forget() > 100 AS forgotten;
-SELECT cardinality(anomaly.alert_page(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 2, 0, NULL)), pg_stat_force_next_flush() IS NOT NULL AS flushed;
-SELECT * FROM used;
-SELECT pg_temp.forget() > 100 AS forgotten;
-SELECT cardinality(anomaly.alert_page('2026-03-02', '2026-03-03', NULL, NULL, NULL, NULL, NULL, NULL, 100, 0, NULL)), pg_stat_force_next_flush() IS NOT NULL AS flushed;
-SELECT * FROM used;
-SELECT pg_temp.forget() > 100 AS forgotten;
-SELECT cardinality(anomaly.alert_page(NULL, NULL, '{data_drift}', NULL, NULL, NULL, NULL, NULL, 100, 0, NULL)), pg_stat_force_next_flush() IS NOT NULL AS flushed;
-SELECT * FROM used;
-SELECT pg_temp.forget() > 100 AS forgotten;
-SELECT cardinality(anomaly.alert_page('2026-03-02', NULL, NULL, '{emergency}', NULL, NULL, NULL, NULL, 100, 0, NULL)), pg_stat_force_next_flush() IS NOT NULL AS flushed;
-SELECT * FROM used;
-SELECT pg_temp.forget() > 100 AS forgotten;
-SELECT cardinality(anomaly.alert_page(NULL, NULL, NULL, NULL, 'b', NULL, NULL, NULL, 100, 0, NULL)), pg_stat_force_next_flush() IS NOT NULL AS flushed;
-SELECT * FROM used;
-SELECT pg_temp.forget() > 100 AS forgotten;
-SET ROLE reg5_nobody;
-SELECT cardinality(anomaly.alert_page(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 100, 0, NULL)), pg_stat_force_next_flush() IS NOT NULL AS flushed;
-RESET ROLE;
-SELECT * FROM used;
-RESET enable_seqscan;
-RESET enable_bitmapscan;
-
 -- check_c2_json: every field, and those that other programs know
 SELECT string_agg(key, ' ' ORDER BY key COLLATE "C") AS fields FROM anomaly.alerts a, jsonb_object_keys(anomaly.alert_json(a.id)) key WHERE a.id = (SELECT min(id) FROM anomaly.alerts);
 SELECT count(*) AS alerts, count(DISTINCT j ->> 'uuid') AS ids, bool_and((j ->> 'is_critical')::boolean = ((j ->> 'severity') IN ('critical', 'emergency'))) AS is_critical, bool_and((j ->> 'timestamp')::timestamptz = a.at) AS at, bool_and((j ->> 'metric_value')::float8 = a.value) AS value,

@@ -1,5 +1,6 @@
 -- Training on passed rows, of all detectors, and by itself.
 SET TIME ZONE 'UTC';
+TRUNCATE anomaly.sample;    -- of other files: it is learned from
 CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE result text; hint text;
 BEGIN

@@ -278,12 +278,14 @@ impl<'a> Stl<'a> {
                     self.buffer[i] = y[i] - trend[i];
                 }
                 self.smooth_cycles(period, &of_season);
+                progress.tick()?;
                 let Stl { cycles, averages, buffer, weights, work, .. } = self;
                 let [a, b] = averages;
                 moving_average(cycles, period, a);
                 moving_average(a, period, b);
                 moving_average(b, 3, a);
                 low_pass.smooth(a, None, buffer, work);
+                progress.tick()?;
                 for i in 0..n {
                     seasonal[i] = cycles[period + i] - buffer[i];
                     buffer[i] = y[i] - seasonal[i];

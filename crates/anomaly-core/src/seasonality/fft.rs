@@ -1,6 +1,8 @@
 //! A fast Fourier transform with the same bits on every machine: what it finds is stored, and libraries
 //! choose their instructions, and with them their rounding, by processor.
 
+use crate::progress::{Progress, Unbounded};
+
 /// Transforms of real series of a length that is a power of two: two values are taken as one complex
 /// number, and what that mixes is taken apart again. The complex one is Cooley and Tukey's (1965), radix
 /// 2, in place; real and imaginary parts lie apart, which lets compilers use vectors.
@@ -42,6 +44,8 @@ impl Fft {
 
     /// Σ z_j·e^(−2πi·jk/m) for every k; `re` and `im` have the length m = n/2.
     fn transform(&self, re: &mut [f64], im: &mut [f64]) {
+        // Looking for periods is some dozen transforms, and nothing else that takes long.
+        let _ = Unbounded.tick();
         let m = re.len();
         let bits = m.trailing_zeros();
         for i in 0..m {

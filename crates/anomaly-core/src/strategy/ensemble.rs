@@ -259,7 +259,14 @@ impl Member {
         let Some(name) = entry.get("strategy").and_then(Value::as_str) else {
             return Err(Error::invalid("a member has no strategy", shape));
         };
-        let family = strategy_info(name)?.family;
+        let family = match strategy_info(name) {
+            Ok(info) => info.family,
+            Err(Error::InvalidParameter { message, hint }) => {
+                let hint = format!("{hint} One of your own has a detector of its own.");
+                return Err(Error::InvalidParameter { message, hint });
+            }
+            Err(other) => return Err(other),
+        };
         match entry.get("type").map(Value::as_str) {
             None => {}
             Some(Some(told)) if told == family => {}

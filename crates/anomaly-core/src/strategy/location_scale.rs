@@ -219,6 +219,12 @@ impl<B: Baseline> LocationScale<B> {
         self
     }
 
+    /// Of a statistic that is unusual only where it is large; see [`Calibrator::one_sided`].
+    pub fn one_sided(mut self) -> Self {
+        self.calibrator = Calibrator::one_sided();
+        self
+    }
+
     /// Reads all but the baseline, which comes last.
     pub fn decode(
         reader: &mut Reader<'_>,

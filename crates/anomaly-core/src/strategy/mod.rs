@@ -33,6 +33,7 @@ mod moments;
 mod moving_average;
 mod novelty;
 mod one_class_svm;
+mod own;
 mod performance;
 mod persist;
 mod quantile;
@@ -74,6 +75,7 @@ pub use matrix_profile::MatrixProfile;
 pub use moving_average::MovingAverage;
 pub use novelty::Novelty;
 pub use one_class_svm::OneClassSvm;
+pub use own::{Functions, MAX_STATE, Own, OwnFunctions};
 pub use performance::Performance;
 pub use persist::Persist;
 pub use quantile::Quantile;
@@ -116,16 +118,17 @@ impl Rule {
 /// A configured algorithm.
 pub trait Strategy: Send + Sync {
     /// As registered, `statistical_zscore`.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
     /// `zscore`.
-    fn short_name(&self) -> &'static str;
+    fn short_name(&self) -> &str;
     /// What [`Verdict::statistic`] is called in a description.
     fn statistic_name(&self) -> &'static str;
     /// Written into every stored state: zscore 1, iqr 2, mad 3, moving_average 4, regression 5, ewma 6,
     /// cusum 7, esd 8, quantile 9, threshold 10, persist 11, level_shift 12, volatility_shift 13,
     /// flat_line 14, seasonal 15, holt_winters 16, changepoint 17, matrix_profile 18,
     /// random_cut_forest 19, novelty 20, auto 21, isolation_forest 22, one_class_svm 23,
-    /// autoencoder 24, lstm 25, ensemble 26, adaptive 27, auto of several columns 28.
+    /// autoencoder 24, lstm 25, ensemble 26, adaptive 27, auto of several columns 28,
+    /// those of users 64.
     fn algorithm(&self) -> u16;
     /// `InvalidParameter` when the strategy has no rule that this threshold, a number above 0, could be
     /// for.
@@ -200,6 +203,12 @@ pub trait EntityModel: Send {
     }
     /// Learns a point; ignores NaN and infinities.
     fn learn(&mut self, point: &Point);
+    /// Tells which points (time and value) will be judged next, in their order: where judging costs less
+    /// for many at once. Others may come in between.
+    fn announce(&mut self, _points: &mut dyn Iterator<Item = (i64, f64)>) {}
+    /// Does what learning has put off, if it is at least so many points: before a model is stored, any
+    /// number.
+    fn settle(&mut self, _from: usize) {}
     /// Takes note of an anomalous point that is not learned. What is never counted cannot be rare: a
     /// calibrator that sees none of them would call more and more points anomalous.
     /// And a statistic that runs over several points (a cumulative sum, a window, a difference) has to
@@ -692,7 +701,7 @@ fn bool_param(params: &Parameters, key: &str, default: bool) -> Result<bool> {
 }
 
 /// JSON of a figure. JSON has no infinity or NaN: they become text, as in PostgreSQL's `to_jsonb`.
-pub(crate) fn json_number(v: f64) -> Value {
+pub fn json_number(v: f64) -> Value {
     match serde_json::Number::from_f64(v) {
         Some(n) => Value::Number(n),
         None if v.is_nan() => Value::from("NaN"),

@@ -100,6 +100,10 @@ pub fn perform(delivery: &Delivery) -> SqlResult<()> {
             )?;
         }
         _ => {
+            if delivery.attempts > 1 {
+                // A full queue stays full after its slowest listener has gone, until somebody asks.
+                sql::execute("SELECT pg_catalog.pg_notification_queue_usage()", &[])?;
+            }
             sql::execute(
                 "SELECT pg_catalog.pg_notify($1, $2)",
                 &[delivery.target.as_str().into(), message(&delivery.payload).into()],

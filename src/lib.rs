@@ -13,6 +13,7 @@ mod detect_periods;
 mod detector;
 mod error;
 mod ewma_score;
+mod function;
 mod gucs;
 mod handler;
 mod health;

@@ -59,10 +59,10 @@ impl Role {
     }
 
     /// The same for a cast to regtype, whatever the search_path is.
-    fn result_type(self) -> &'static str {
+    fn result_type(self) -> pg_sys::Oid {
         match self {
-            Role::Train => "pg_catalog.jsonb",
-            Role::Score | Role::Expected => "pg_catalog.float8",
+            Role::Train => pg_sys::JSONBOID,
+            Role::Score | Role::Expected => pg_sys::FLOAT8OID,
         }
     }
 
@@ -187,7 +187,7 @@ fn look_up(role: Role, name: &str, owner: pg_sys::Oid) -> SqlResult<Result<u64, 
     let found = internal_rights::with(|| {
         sql::row(
             "SELECT hashtextextended(CASE WHEN p.prokind = 'f' THEN pg_get_functiondef(p.oid) END, 0), \
-                    p.prokind = 'f' AND NOT p.proretset AND p.prorettype = $2::regtype, \
+                    p.prokind = 'f' AND NOT p.proretset AND p.prorettype = $2::oid, \
                     p.provolatile <> 'v', \
                     has_function_privilege($3::oid, p.oid, 'EXECUTE') \
                     AND has_schema_privilege($3::oid, p.pronamespace, 'USAGE') \

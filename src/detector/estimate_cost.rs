@@ -29,7 +29,7 @@ use crate::{
         session::{self, Clock},
         subxact,
     },
-    sql,
+    run, sql,
 };
 
 /// Rows that a rehearsal trains on.
@@ -79,13 +79,7 @@ fn estimate_cost(
     ErrorReport,
 > {
     not_null!(source, settings);
-    if session::in_recovery() {
-        return Err(report(
-            PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
-            "cannot rehearse a detector on a standby",
-        )
-        .set_hint("a rehearsal writes what it rolls back: ask the primary"));
-    }
+    run::check_writable("estimate_cost")?;
     let row = DetectorRow::find_owned(source)?;
     let own = match &row {
         Some(row) => own_schedule(&row.detector)?,

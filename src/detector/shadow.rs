@@ -17,7 +17,7 @@ use crate::{
     },
     error::{SqlResult, invalid, not_null, report},
     pg::{internal_rights, json_arg::JsonArg, session},
-    sql, worker,
+    run, sql, worker,
 };
 
 /// Makes a copy of a detector with other settings (as of `alter_detector`) that judges the same points and tells
@@ -40,13 +40,7 @@ fn create_shadow(
     ErrorReport,
 > {
     not_null!(detector, settings);
-    if session::in_recovery() {
-        return Err(report(
-            PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
-            "cannot create a shadow on a standby",
-        )
-        .set_hint("create it on the primary"));
-    }
+    run::check_writable("create_shadow")?;
     let live = DetectorRow::load_owned(detector)?;
     check_can_be_shadowed(&live)?;
     let name = match name {

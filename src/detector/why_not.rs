@@ -28,7 +28,7 @@ use crate::{
         train::check_runs_here,
         witness::{Seen, Witness},
     },
-    error::{SqlResult, invalid, not_null, report},
+    error::{SqlResult, invalid, not_null},
     pg::{
         internal_rights,
         session::{self, Clock},
@@ -578,13 +578,7 @@ impl Question<'_> {
 
     /// Trains a copy of the detector as it was trained, and has it judge what came up to `until`.
     fn replay(&self, training: &Training, target: i64, until: i64) -> SqlResult<Option<Seen>> {
-        if session::in_recovery() {
-            return Err(report(
-                PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
-                "cannot replay a detector on a standby",
-            )
-            .set_hint("a replay writes what it rolls back: ask the primary"));
-        }
+        run::check_writable("why_not")?;
         // Windows of rows are without their first moment, those of buckets without their last.
         let (trained_until, window) = match &self.row.sampling.bucket {
             Some(bucket) => {

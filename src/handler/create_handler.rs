@@ -1,11 +1,12 @@
 //! `anomaly.create_handler`: registers who is told what happens to the alerts of the current role.
 
 use anomaly_core::handler::{KINDS, Matchers, Template};
-use pgrx::{JsonB, PgSqlErrorCode, prelude::*, spi::quote_qualified_identifier};
+use pgrx::{JsonB, PgSqlErrorCode, prelude::*};
 
 use crate::{
     detector::create_detector::check_login,
     error::{SqlResult, from_core, invalid, not_null, report},
+    function,
     handler::{outbox, secrets},
     pg::{internal_rights, json_arg::JsonArg, quiet, session},
     run, sql,
@@ -130,7 +131,7 @@ fn checked_target(kind: &str, target: &str) -> SqlResult<String> {
         ));
     }
     match kind {
-        "function" => function(target),
+        "function" => function_of(target),
         "notify" if target.len() > MAX_CHANNEL => Err(invalid(
             format!("channel of {} bytes", target.len()),
             format!("name a channel of up to {MAX_CHANNEL} bytes"),
@@ -160,7 +161,7 @@ fn checked_target(kind: &str, target: &str) -> SqlResult<String> {
 }
 
 /// The qualified name of a function of one jsonb that the caller may execute.
-fn function(target: &str) -> SqlResult<String> {
+fn function_of(target: &str) -> SqlResult<String> {
     let name = match target.trim().split_once('(') {
         None => target.trim(),
         Some((name, "jsonb)" | "pg_catalog.jsonb)")) => name,
@@ -171,40 +172,20 @@ fn function(target: &str) -> SqlResult<String> {
             ));
         }
     };
-    let found = sql::row(
-        "SELECT n.nspname::pg_catalog.text, p.proname::pg_catalog.text, \
-                p.prokind OPERATOR(pg_catalog.=) 'f', \
-                n.oid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema(), \
-                pg_catalog.has_function_privilege(p.oid, 'EXECUTE') \
-                AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
-           FROM pg_catalog.pg_proc p \
-           JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
-          WHERE p.oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure($1)::pg_catalog.oid",
-        &[format!("{name}(pg_catalog.jsonb)").into()],
-        |row| {
-            let names = (row.must::<String>(1)?, row.must::<String>(2)?);
-            Ok((names, row.must::<bool>(3)?, row.must::<bool>(4)?, row.must::<bool>(5)?))
-        },
-    )?;
-    match found {
-        None => Err(report(
+    let shown = format!("{name}(jsonb)");
+    let Some(function) = function::find(&format!("{name}(pg_catalog.jsonb)"))? else {
+        return Err(report(
             PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION,
-            format!("function {name}(jsonb) does not exist"),
+            format!("function {shown} does not exist"),
         )
-        .set_hint(format!("CREATE FUNCTION {name}(alert jsonb) RETURNS void …"))),
-        Some((_, false, ..)) => Err(invalid(
-            format!("{name}(jsonb) is no plain function"),
+        .set_hint(format!("CREATE FUNCTION {name}(alert jsonb) RETURNS void …")));
+    };
+    if !function.is_plain {
+        return Err(invalid(
+            format!("{shown} is no plain function"),
             "name a function, not a procedure or an aggregate",
-        )),
-        Some((_, _, true, _)) => Err(invalid(
-            format!("{name}(jsonb) is a temporary function, which no other session has"),
-            "create the function in another schema",
-        )),
-        Some((.., false)) => Err(report(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("permission denied for function {name}(jsonb)"),
-        )
-        .set_hint("the handler runs as the current role: GRANT EXECUTE on the function, and USAGE on its schema")),
-        Some(((schema, name), ..)) => Ok(quote_qualified_identifier(&schema, &name)),
+        ));
     }
+    function.check_callable(&shown)?;
+    Ok(function.name)
 }

@@ -1,11 +1,12 @@
 //! `anomaly.create_strategy`: registers a strategy that is made of SQL functions.
 
 use anomaly_core::strategy::resolve_name;
-use pgrx::{PgSqlErrorCode, prelude::*, spi::quote_qualified_identifier};
+use pgrx::{PgSqlErrorCode, prelude::*};
 
 use super::{Role, volatile};
 use crate::{
     error::{SqlResult, invalid, not_null, report},
+    function,
     pg::{internal_rights, session},
     run, sql,
 };
@@ -109,56 +110,30 @@ pub fn taken(what: &str, name: &str) -> pg_sys::panic::ErrorReport {
 /// The qualified name of a function of these arguments that the caller may execute.
 fn function(role: Role, given: &str) -> SqlResult<String> {
     let name = given.split_once('(').map_or(given, |(name, _)| name).trim();
-    let wanted = format!("{name}({})", role.arguments());
-    let given = if given.contains('(') { given } else { &wanted };
-    let found = sql::row(
-        "SELECT n.nspname::pg_catalog.text, p.proname::pg_catalog.text, \
-                p.prokind OPERATOR(pg_catalog.=) 'f' AND NOT p.proretset \
-                AND p.prorettype OPERATOR(pg_catalog.=) $3::pg_catalog.regtype, \
-                p.provolatile OPERATOR(pg_catalog.<>) 'v', \
-                n.oid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema(), \
-                pg_catalog.has_function_privilege(p.oid, 'EXECUTE') \
-                AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
-           FROM pg_catalog.pg_proc p \
-           JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
-          WHERE p.oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure($1)::pg_catalog.oid \
-            AND p.oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure($2)::pg_catalog.oid",
-        &[wanted.as_str().into(), given.into(), role.result_type().into()],
-        |row| {
-            let names = (row.must::<String>(1)?, row.must::<String>(2)?);
-            let flags = (row.must::<bool>(3)?, row.must::<bool>(4)?, row.must::<bool>(5)?);
-            Ok((names, flags, row.must::<bool>(6)?))
-        },
-    )?;
-    let Some(((schema, plain), (fits, is_stable, is_temporary), may)) = found else {
+    let signature = role.signature(name);
+    let mut found = function::find(&format!("{name}({})", role.arguments()))?;
+    if given.contains('(') {
+        // Its arguments have to be these.
+        let named = function::find(given)?.map(|named| named.oid);
+        found = found.filter(|function| Some(function.oid) == named);
+    }
+    let Some(function) = found else {
         return Err(report(
             PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION,
-            format!("function {} does not exist", role.signature(name)),
+            format!("function {signature} does not exist"),
         )
-        .set_hint(format!("CREATE FUNCTION {} STABLE …", role.signature(name))));
+        .set_hint(format!("CREATE FUNCTION {signature} STABLE …")));
     };
-    if !fits {
+    if !function.is_plain || function.result != role.result_type() {
         return Err(invalid(
             format!("{name} is no plain function that returns one {}", role.result()),
-            format!("CREATE FUNCTION {} STABLE …", role.signature(name)),
+            format!("CREATE FUNCTION {signature} STABLE …"),
         ));
     }
-    if is_temporary {
-        return Err(invalid(
-            format!("{name} is a temporary function, which no other session has"),
-            "create the function in another schema",
-        ));
-    }
-    if !may {
-        return Err(report(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("permission denied for function {name}"),
-        )
-        .set_hint("GRANT EXECUTE on the function, and USAGE on its schema"));
-    }
-    if !is_stable {
-        let problem = volatile(&format!("function {}", role.signature(name)), role, name);
+    function.check_callable(name)?;
+    if function.is_volatile {
+        let problem = volatile(&format!("function {signature}"), role, name);
         return Err(report(problem.0, problem.1).set_hint(problem.2));
     }
-    Ok(quote_qualified_identifier(&schema, &plain))
+    Ok(function.name)
 }

@@ -49,16 +49,6 @@ SELECT is_critical, array_agg(DISTINCT severity ORDER BY severity) AS severities
 SELECT DISTINCT anomaly_type, CASE WHEN anomaly_type ~ 'cpu' THEN direction END AS direction, suggestion FROM anomaly.alerts WHERE detector ~ '^suggested_' ORDER BY 1, 2;
 
 -- check_c45_number_safety: whatever a column holds is judged, or refused in words, and nothing is lost silently.
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'accepted';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(' | ', SQLSTATE, SQLERRM, hint);
-END $$;
 CREATE TABLE record_types AS SELECT i, zero + i * interval '1 minute' AS at, (zero + i * interval '1 minute') AT TIME ZONE 'Europe/Berlin' AS local, (zero + i * interval '1 minute')::text AS written,
     (100 + (i + 300) * 7919 % 11)::smallint AS small, (100 + (i + 300) * 7919 % 11)::bigint AS big, (100 + (i + 300) * 7919 % 11)::numeric AS exact, (100 + (i + 300) * 7919 % 11)::real AS short, (100 + (i + 300) * 7919 % 11)::float8 AS long, '1e3'::text AS words, true AS flag
   FROM record_clock, generate_series(-300, 20) i;
@@ -72,7 +62,7 @@ UPDATE anomaly.detector SET settle = clock_timestamp() - zero - interval '20 min
 SELECT d.detector, s.rows_read, s.points_scored, s.alerts_opened FROM anomaly.detectors d, anomaly.scan(d.detector) s WHERE d.detector ~ '^types_' ORDER BY 1;
 SELECT value_column, extract(epoch FROM a.at - zero)::int / 60 AS minute, value, a.direction, severity, left(anomaly.alert_json(a.id) ->> 'metric_value', 12) AS json, jsonb_typeof(metadata) AS metadata, count(*) AS of_both_times
   FROM anomaly.alerts a JOIN anomaly.detectors d USING (detector), record_clock WHERE detector ~ '^types_' GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2;
-SELECT pg_temp.attempt(command) FROM unnest(ARRAY[
+SELECT helper.attempt(command) FROM unnest(ARRAY[
     $$SELECT anomaly.watch('record_types', value => 'words')$$, $$SELECT anomaly.watch('record_types', value => 'flag')$$, $$SELECT anomaly.watch('record_types', value => 'long', at => 'written')$$,
     $$SELECT anomaly.watch('SELECT ''tomorrow week''::text::timestamptz AS at, 1 AS v', value => 'v', settle => '0 s')$$,
     $$SELECT anomaly.create_detector('data_outlier', 'zscore', 'typed', name => 'typed')$$,

@@ -1,14 +1,5 @@
 -- Registering again, unregistering, and other settings for a detector that there is.
 SET TIME ZONE 'UTC';
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE result text; hint text;
-BEGIN
-    EXECUTE command INTO result;
-    RETURN result;
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN SQLSTATE || ': ' || SQLERRM || coalesce(' (HINT: ' || nullif(hint, '') || ')', '');
-END $$;
 
 CREATE TABLE reading (at timestamptz, host text, v double precision, w double precision);
 INSERT INTO reading SELECT now() - interval '1 day' + i * interval '1 minute', 'h' || i % 2, 100 + (i * 7919 % 101) / 10.0, 5 + (i * 104729 % 97) / 50.0 FROM generate_series(1, 600) i;
@@ -17,7 +8,7 @@ INSERT INTO reading SELECT now() - interval '1 day' + i * interval '1 minute', '
 SELECT anomaly.create_detector('system_cpu', 'zscore', 'cpu_usage');
 SELECT detector, training_window, threshold, min_data_points, params, enabled FROM anomaly.detectors;
 SELECT anomaly.disable('system_cpu_zscore_cpu_usage'), anomaly.enable('system_cpu_zscore_cpu_usage');
-SELECT pg_temp.attempt(format('SELECT anomaly.%s', call)) AS outcome FROM unnest('{"train(''system_cpu_zscore_cpu_usag'')","scan(''nothing like it'')","export_model(''system_cpu_statistical_zscore_cpu'')",
+SELECT helper.answer(format('SELECT anomaly.%s', call)) AS outcome FROM unnest('{"train(''system_cpu_zscore_cpu_usag'')","scan(''nothing like it'')","export_model(''system_cpu_statistical_zscore_cpu'')",
     "alter_detector(''system_cpu_zscor_cpu_usage'', ''{}'')","rollback_model(''systemcpu_statistical_zscore_cpu_usage'')","explain_detector(''system_cpu_statistical_zscore_cpu_usages'')"}'::text[]) call;
 SELECT anomaly.drop_detector('system_cpu_zscore_cpu_usage'), anomaly.drop_detector('system_cpu_zscore_cpu_usage');
 
@@ -42,13 +33,13 @@ SELECT enabled, model_version, trained_rows, next_due <= now() + interval '1 s' 
 SELECT anomaly.create_detector('data_outlier', 'mad', 'v', source => 'reading', value => 'v', every => '60 seconds', settle => '0 s', name => 'reading_v');
 SELECT count(*) AS models FROM anomaly.models;
 -- With other settings it is another detector, and the hint says what to type.
-SELECT pg_temp.attempt($$SELECT anomaly.create_detector('data_outlier', 'iqr', 'v', source => 'reading', value => 'v', every => '2 minutes', threshold => 3, settle => '0 s', name => 'reading_v')$$);
-SELECT pg_temp.attempt($$SELECT anomaly.create_detector('data_drift', 'mad', 'v', source => 'reading', value => 'v', every => '60 seconds', settle => '0 s', name => 'reading_v')$$);
-SELECT pg_temp.attempt($$SELECT anomaly.create_detector('data_outlier', 'mad', 'v', name => 'reading_v')$$);
+SELECT helper.answer($$SELECT anomaly.create_detector('data_outlier', 'iqr', 'v', source => 'reading', value => 'v', every => '2 minutes', threshold => 3, settle => '0 s', name => 'reading_v')$$);
+SELECT helper.answer($$SELECT anomaly.create_detector('data_drift', 'mad', 'v', source => 'reading', value => 'v', every => '60 seconds', settle => '0 s', name => 'reading_v')$$);
+SELECT helper.answer($$SELECT anomaly.create_detector('data_outlier', 'mad', 'v', name => 'reading_v')$$);
 CREATE ROLE reg5_other;
 GRANT SELECT ON reading TO reg5_other;
 SET ROLE reg5_other;
-SELECT pg_temp.attempt($$SELECT anomaly.create_detector('data_outlier', 'mad', 'v', source => 'reading', value => 'v', settle => '0 s', name => 'reading_v')$$);
+SELECT helper.answer($$SELECT anomaly.create_detector('data_outlier', 'mad', 'v', source => 'reading', value => 'v', settle => '0 s', name => 'reading_v')$$);
 RESET ROLE;
 
 -- What is not the model's counts at the next scan, and the model stays.
@@ -76,15 +67,15 @@ SELECT status, points, value FROM anomaly.alerts;
 -- With a schedule, at its next run; until then nothing takes the old model for the new one.
 SELECT changed, effect FROM anomaly.alter_detector('reading_v', '{"every": "1 hour"}');
 SELECT changed, effect FROM anomaly.alter_detector('reading_v', '{"strategy": "quantile", "params": {}}');
-SELECT pg_temp.attempt($$SELECT anomaly.export_model('reading_v')$$);
-SELECT pg_temp.attempt($$SELECT anomaly.rollback_model('reading_v')$$);
-SELECT pg_temp.attempt($$SELECT anomaly.explain_detector('reading_v')$$);
+SELECT helper.answer($$SELECT anomaly.export_model('reading_v')$$);
+SELECT helper.answer($$SELECT anomaly.rollback_model('reading_v')$$);
+SELECT helper.answer($$SELECT anomaly.explain_detector('reading_v')$$);
 SELECT next_due <= clock_timestamp() AS due, status FROM anomaly.detectors;
 INSERT INTO reading VALUES (clock_timestamp(), 'h0', 3e6);
 SELECT rows_read, points_scored, alerts_opened FROM anomaly.scan('reading_v');
 SELECT strategy, status, version FROM anomaly.models JOIN anomaly.detectors USING (detector, strategy);
 SELECT status, points, value FROM anomaly.alerts;
-SELECT pg_temp.attempt($$SELECT anomaly.rollback_model('reading_v')$$);
+SELECT helper.answer($$SELECT anomaly.rollback_model('reading_v')$$);
 
 -- Another series: nothing of the old one is left.
 SELECT changed, effect FROM anomaly.alter_detector('reading_v', '{"value": "w", "entity": "host", "every": null}');
@@ -106,7 +97,7 @@ SELECT anomaly.create_detector('system_cpu', 'random_cut_forest', 'cpu', min_dat
 SELECT count(*), min(value) AS value FROM anomaly.process_data_point('{"cpu": 9000, "load": 1}');
 
 -- Bad settings: what create_detector says, and nothing changed.
-SELECT pg_temp.attempt(format('SELECT anomaly.alter_detector(%L, %L)', d, s)) FROM (VALUES
+SELECT helper.answer(format('SELECT anomaly.alter_detector(%L, %L)', d, s)) FROM (VALUES
     ('reading_v', '{"thresold": 3}'), ('reading_v', '{"nonsense": 3}'), ('reading_v', '{"metric_name": "x"}'), ('reading_v', '{"name": "x"}'), ('reading_v', '[1]'), ('reading_v', '3'),
     ('reading_v', '{"threshold": -1}'), ('reading_v', '{"threshold": "3"}'), ('reading_v', '{"min_data_points": 1}'), ('reading_v', '{"min_data_points": 1e12}'), ('reading_v', '{"every": "soon"}'),
     ('reading_v', '{"every": "1 ms"}'), ('reading_v', '{"every": "1 h", "cron": "0 3 * * *"}'), ('reading_v', '{"strategy": null}'), ('reading_v', '{"strategy": "nonsense"}'), ('reading_v', '{"source": null}'),
@@ -118,21 +109,21 @@ SELECT detector, strategy, threshold, value_column, entity_column, every, model_
 -- Who may: members of the owner, and of anomaly_admin all but what is read with the owner's rights.
 SELECT anomaly.alter_detector('reading_v', '{"source": "reading"}') IS NOT NULL AS altered;
 SET ROLE reg5_other;
-SELECT pg_temp.attempt($$SELECT anomaly.alter_detector('reading_v', '{"threshold": 3}')$$);
+SELECT helper.answer($$SELECT anomaly.alter_detector('reading_v', '{"threshold": 3}')$$);
 RESET ROLE;
 GRANT anomaly_monitor TO reg5_other;
 SET ROLE reg5_other;
-SELECT pg_temp.attempt($$SELECT anomaly.alter_detector('reading_v', '{"threshold": 3}')$$);
+SELECT helper.answer($$SELECT anomaly.alter_detector('reading_v', '{"threshold": 3}')$$);
 RESET ROLE;
 GRANT anomaly_admin TO reg5_other;
 SET ROLE reg5_other;
-SELECT pg_temp.attempt($$SELECT anomaly.alter_detector('reading_v', '{"threshold": 3}')$$);
-SELECT pg_temp.attempt($$SELECT anomaly.alter_detector('reading_v', '{"source": "SELECT now() AS at, 1 AS w, ''h'' AS host"}')$$);
-SELECT pg_temp.attempt($$SELECT anomaly.alter_detector('reading_v', '{"value": "v"}')$$);
+SELECT helper.answer($$SELECT anomaly.alter_detector('reading_v', '{"threshold": 3}')$$);
+SELECT helper.answer($$SELECT anomaly.alter_detector('reading_v', '{"source": "SELECT now() AS at, 1 AS w, ''h'' AS host"}')$$);
+SELECT helper.answer($$SELECT anomaly.alter_detector('reading_v', '{"value": "v"}')$$);
 RESET ROLE;
 REVOKE anomaly_admin, anomaly_monitor FROM reg5_other;
 DROP TABLE reading;
-SELECT pg_temp.attempt($$SELECT anomaly.alter_detector('reading_v', '{"value": "v"}')$$);
+SELECT helper.answer($$SELECT anomaly.alter_detector('reading_v', '{"value": "v"}')$$);
 -- What looks at nothing is altered all the same.
 SELECT changed, effect FROM anomaly.alter_detector('reading_v', '{"threshold": 5}');
 

@@ -1,16 +1,6 @@
 -- A backtest tells what the detector would have told, by the code that tells it. Live scans come in steps, with settle as their
 -- clock; the backtest does them all at once.
 SET TIME ZONE 'UTC';
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'accepted';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(' | ', SQLSTATE, SQLERRM, hint);
-END $$;
 CREATE TABLE past_clock AS SELECT date_trunc('day', now()) - interval '40 hours' AS zero;
 CREATE FUNCTION pg_temp.set_clock(minute int) RETURNS void LANGUAGE sql AS $$
     UPDATE anomaly.detector SET settle = clock_timestamp() - zero - minute * interval '1 minute' FROM past_clock WHERE detector ~ '^past_' $$;
@@ -77,7 +67,7 @@ SELECT status, next_step FROM anomaly.preview($$SELECT at, host, v FROM past$$, 
 SELECT (SELECT count(*) FROM anomaly.detectors) - detectors AS detectors, (SELECT count(*) FROM anomaly.alerts) - alerts AS alerts, (SELECT count(*) FROM anomaly.models) - models AS models,
        (SELECT count(*) FROM anomaly.feedback_log) - judgements AS one_more, (SELECT count(*) FROM anomaly.runs) - runs AS runs, (SELECT count(*) FROM anomaly.entity_state) - states AS states FROM past_left;
 
-SELECT pg_temp.attempt(command) FROM unnest(ARRAY[
+SELECT helper.attempt(command) FROM unnest(ARRAY[
     'SELECT anomaly.backtest(''past_nothing'')', 'SELECT anomaly.backtest(NULL)', 'SELECT anomaly.backtest(''past_zscore'', ''0'')', 'SELECT anomaly.backtest(''past_zscore'', ''-1 day'')',
     'SELECT anomaly.backtest(''past_zscore'', until_ts => ''infinity'')', 'SELECT anomaly.backtest(''past_zscore'', until_ts => ''-infinity'')',
     'SELECT anomaly.backtest(''past_zscore'', settings => ''{"treshold": 3}'')', 'SELECT anomaly.backtest(''past_zscore'', settings => ''[]'')',

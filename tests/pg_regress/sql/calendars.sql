@@ -5,16 +5,6 @@ DO $$ BEGIN
     EXECUTE format('ALTER DATABASE %I SET anomaly_detection.enabled = off', current_database());
     PERFORM pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = current_database() AND backend_type ~ '^anomaly_detection (scan worker|dispatcher)';
 END $$;
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'accepted';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(' | ', SQLSTATE, SQLERRM, hint);
-END $$;
 CREATE TABLE cal_clock AS SELECT date_trunc('day', now()) - interval '20 hours' AS zero;
 CREATE FUNCTION pg_temp.set_clock(minute int) RETURNS void LANGUAGE sql AS $$
     UPDATE anomaly.detector SET settle = clock_timestamp() - zero - minute * interval '1 minute' FROM cal_clock WHERE detector ~ '^cal_' $$;
@@ -125,7 +115,7 @@ SELECT anomaly.next_occurrence('2024-01-31', '1 hour', 'FREQ=MONTHLY;BYDAY=-1FR;
 SELECT name, action, detector, entity, anomaly_type, min_severity, max_severity, duration, rrule, time_zone, next_from > now() - interval '1 day' AS next, reason FROM anomaly.calendars ORDER BY id;
 
 -- What cannot be.
-SELECT command, regexp_replace(pg_temp.attempt(command), 'calendar \d+', 'calendar N') AS attempt FROM unnest(ARRAY[
+SELECT command, regexp_replace(helper.attempt(command), 'calendar \d+', 'calendar N') AS attempt FROM unnest(ARRAY[
     $$SELECT anomaly.add_calendar(NULL, now(), '1 hour')$$,
     $$SELECT anomaly.add_calendar('', now(), '1 hour')$$,
     $$SELECT anomaly.add_calendar('x', NULL, '1 hour')$$,
@@ -175,13 +165,13 @@ CREATE TABLE cal_id AS SELECT id FROM anomaly.calendars WHERE name = 'once';
 GRANT SELECT ON cal_id TO PUBLIC;
 SET ROLE cal_stranger;
 SELECT count(*) FROM anomaly.calendars;
-SELECT pg_temp.attempt($$SELECT anomaly.add_calendar('x', now(), '1 hour', detector => 'cal_z')$$), pg_temp.attempt($$SELECT anomaly.silence(tstzrange(now(), now() + interval '1 hour'), 'cal_z')$$);
-SELECT anomaly.drop_calendar(id), pg_temp.attempt(format('SELECT anomaly.alter_calendar(%s)', id)) ~ '^42704' AS unknown, pg_temp.attempt(format('SELECT anomaly.calendar_occurrences(%s, now(), now())', id)) ~ '^42704' AS no_occurrences FROM cal_id;
-SELECT pg_temp.attempt('SELECT * FROM anomaly.calendar');
+SELECT helper.attempt($$SELECT anomaly.add_calendar('x', now(), '1 hour', detector => 'cal_z')$$), helper.attempt($$SELECT anomaly.silence(tstzrange(now(), now() + interval '1 hour'), 'cal_z')$$);
+SELECT anomaly.drop_calendar(id), helper.attempt(format('SELECT anomaly.alter_calendar(%s)', id)) ~ '^42704' AS unknown, helper.attempt(format('SELECT anomaly.calendar_occurrences(%s, now(), now())', id)) ~ '^42704' AS no_occurrences FROM cal_id;
+SELECT helper.attempt('SELECT * FROM anomaly.calendar');
 SELECT anomaly.add_calendar('of a stranger', now() - interval '20 years', '1 day', 'FREQ=DAILY') > 0 AS of_their_own;
 SET ROLE cal_watcher;
 SELECT count(*) > 5 AS sees FROM anomaly.calendars;
-SELECT regexp_replace(pg_temp.attempt(format('SELECT anomaly.drop_calendar(%s)', id)), 'calendar \d+', 'calendar N'), pg_temp.attempt(format('SELECT anomaly.alter_calendar(%s)', id)) ~ '^42501' AS refused, pg_temp.attempt($$SELECT anomaly.silence(tstzrange(now(), now() + interval '1 hour'), 'cal_z')$$) AS silence FROM cal_id;
+SELECT regexp_replace(helper.attempt(format('SELECT anomaly.drop_calendar(%s)', id)), 'calendar \d+', 'calendar N'), helper.attempt(format('SELECT anomaly.alter_calendar(%s)', id)) ~ '^42501' AS refused, helper.attempt($$SELECT anomaly.silence(tstzrange(now(), now() + interval '1 hour'), 'cal_z')$$) AS silence FROM cal_id;
 SET ROLE cal_chief;
 SELECT anomaly.silence(tstzrange(now(), now() + interval '1 hour'), 'cal_z') > 0 AS silence;
 SELECT owner = (SELECT owner FROM anomaly.detectors WHERE detector = 'cal_z') AS of_the_owner, created_by FROM anomaly.calendars WHERE created_by = 'cal_chief'::regrole;

@@ -1,15 +1,5 @@
 -- anomaly.drilldown: which segments of the rows behind an alert explain it.
 SET TIME ZONE 'UTC';
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'accepted';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(' | ', SQLSTATE, SQLERRM, hint);
-END $$;
 -- 15 days of sales by hour. In the last one Germany sells 40 more by the plan "pro", and 5 are of no country.
 CREATE TABLE drill_clock AS SELECT date_trunc('hour', now()) AS zero;
 CREATE TABLE drill AS
@@ -44,11 +34,11 @@ SELECT * FROM pg_temp.drill('drill_count', '{note}', 1, 2);
 SELECT DISTINCT d.dimensions FROM anomaly.drilldown(pg_temp.alert('drill_count')) d ORDER BY 1;
 SELECT * FROM pg_temp.drill('drill_count', '{mobile,nothing}', baseline => '1 day');
 
-SELECT pg_temp.attempt(replace(command, '?', pg_temp.alert('drill_count')::text)) FROM unnest(ARRAY[
+SELECT helper.attempt(replace(command, '?', pg_temp.alert('drill_count')::text)) FROM unnest(ARRAY[
     'SELECT anomaly.drilldown(NULL)', 'SELECT anomaly.drilldown(-1)', 'SELECT anomaly.drilldown(?, ''{county}'')', 'SELECT anomaly.drilldown(?, ''{country,country}'')', 'SELECT anomaly.drilldown(?, ''{NULL}'')',
     'SELECT anomaly.drilldown(?, ''{country,plan,mobile,amount,visits,note,nothing,at,country}'')', 'SELECT anomaly.drilldown(?, depth => 3)', 'SELECT anomaly.drilldown(?, max_segments => 0)',
     'SELECT anomaly.drilldown(?, baseline => ''1 minute'')', 'SELECT anomaly.drilldown(?, baseline => ''-1 day'')', 'SELECT anomaly.drilldown(?, baseline => ''1 year'')', 'SELECT anomaly.drilldown(?, ''{}'')']) command;
-SELECT pg_temp.attempt(format('SELECT anomaly.drilldown(%s)', pg_temp.alert('drill_max')));
+SELECT helper.attempt(format('SELECT anomaly.drilldown(%s)', pg_temp.alert('drill_max')));
 -- Values that are no numbers, or too large to be added up, are left out and break nothing.
 ALTER TABLE drill ALTER amount TYPE float8;
 UPDATE drill SET amount = 'NaN' WHERE note = 'x1';
@@ -77,9 +67,9 @@ GRANT anomaly_monitor TO drill_monitor;
 CREATE ROLE drill_stranger LOGIN;
 SELECT set_config('drill.alert', pg_temp.alert('drill_count')::text, false) <> '' AS kept;
 SET ROLE drill_monitor;
-SELECT regexp_replace(pg_temp.attempt('SELECT anomaly.drilldown(' || current_setting('drill.alert') || ')'), '\d+(?= )', 'N');
+SELECT regexp_replace(helper.attempt('SELECT anomaly.drilldown(' || current_setting('drill.alert') || ')'), '\d+(?= )', 'N');
 SET ROLE drill_stranger;
-SELECT regexp_replace(pg_temp.attempt('SELECT anomaly.drilldown(' || current_setting('drill.alert') || ')'), 'alert \d+', 'alert N');
+SELECT regexp_replace(helper.attempt('SELECT anomaly.drilldown(' || current_setting('drill.alert') || ')'), 'alert \d+', 'alert N');
 RESET ROLE;
 SELECT count(anomaly.drop_detector(detector)) FROM anomaly.detectors WHERE detector ~ '^drill_';
 DROP TABLE drill, drill_clock, drill_rate, drill_point;

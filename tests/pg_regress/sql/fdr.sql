@@ -1,16 +1,6 @@
 -- alerts_per_day bounds how many false alarms there are, fdr which share of what is told is false: bucket by bucket, over all
 -- entities at once. settle puts the clock where the test wants it.
 SET TIME ZONE 'UTC';
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'accepted';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(' | ', SQLSTATE, SQLERRM, hint);
-END $$;
 CREATE TABLE rate_clock AS SELECT date_trunc('day', now()) - interval '20 hours' AS zero;
 CREATE FUNCTION pg_temp.at(minute int) RETURNS timestamptz LANGUAGE sql AS $$ SELECT zero + minute * interval '1 minute' FROM rate_clock $$;
 CREATE FUNCTION pg_temp.minute(at timestamptz) RETURNS int LANGUAGE sql AS $$ SELECT (extract(epoch FROM at - zero) / 60)::int FROM rate_clock $$;
@@ -27,7 +17,7 @@ CREATE FUNCTION pg_temp.raise(minute int, first int, last int, sigmas double pre
 SELECT pg_temp.measure(-400, 59);
 
 -- What is refused.
-SELECT pg_temp.attempt(format($$SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'rate', entity => 'host', name => 'rate_refused', %s)$$, settings)) FROM unnest(ARRAY[
+SELECT helper.attempt(format($$SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'rate', entity => 'host', name => 'rate_refused', %s)$$, settings)) FROM unnest(ARRAY[
     'fdr => 0', 'fdr => 1', 'fdr => ''NaN''', 'fdr => ''Infinity''', 'fdr => -0.1, bucket => ''1 minute''', 'fdr => 0.1', 'fdr => 0.1, bucket => ''1 minute'', late_window => ''1 hour''']) settings;
 
 -- Two detectors over the same, one scanned at once and one minute by minute; and a third without fdr.
@@ -76,7 +66,7 @@ SELECT delivered >= 0 AS delivered FROM anomaly.deliver();
 SELECT minute, transition FROM rate_heard WHERE host = '9' AND minute IN (70, 80) ORDER BY transition;
 -- Taken away, what is found from then on is told.
 SELECT * FROM anomaly.alter_detector('rate_often', '{"fdr": null}');
-SELECT pg_temp.attempt($$SELECT anomaly.alter_detector('rate_often', '{"fdr": 2}')$$), pg_temp.attempt($$SELECT anomaly.alter_detector('rate_once', '{"late_window": "1 hour"}')$$);
+SELECT helper.attempt($$SELECT anomaly.alter_detector('rate_often', '{"fdr": 2}')$$), helper.attempt($$SELECT anomaly.alter_detector('rate_once', '{"late_window": "1 hour"}')$$);
 SELECT pg_temp.measure(100, 119);
 SELECT pg_temp.raise(110, 9, 9, 3.2);
 SELECT pg_temp.set_clock(120);

@@ -1,16 +1,6 @@
 -- What people say about alerts acts at the next scan, can be taken back, and is what quality is measured by. Each scan is the
 -- one that a worker does; settle puts the clock where the test wants it.
 SET TIME ZONE 'UTC';
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'accepted';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(' | ', SQLSTATE, SQLERRM, hint);
-END $$;
 CREATE TABLE said_clock AS SELECT date_trunc('day', now()) - interval '20 hours' AS zero;
 CREATE FUNCTION pg_temp.set_clock(minute int) RETURNS void LANGUAGE sql AS $$
     UPDATE anomaly.detector SET settle = clock_timestamp() - zero - minute * interval '1 minute' FROM said_clock WHERE detector ~ '^said_' $$;
@@ -140,7 +130,7 @@ SELECT anomaly.report_missed('said_votes', now()) > 0 AS given;
 SELECT member, true_positives, false_positives, false_negatives FROM anomaly.quality WHERE detector = 'said_votes' ORDER BY member;
 
 -- Who may, and what is refused.
-SELECT pg_temp.attempt(command) FROM unnest(ARRAY[
+SELECT helper.attempt(command) FROM unnest(ARRAY[
     format('SELECT anomaly.feedback(%s, ''wrong'')', pg_temp.alert(1)), format('SELECT anomaly.feedback(%s, ''missed'')', pg_temp.alert(1)),
     format('SELECT anomaly.feedback(%s, ''true_positive'', ''all'')', pg_temp.alert(1)),
     'SELECT anomaly.feedback(-1, ''true_positive'')', 'SELECT anomaly.feedback(NULL, ''true_positive'')', 'SELECT anomaly.withdraw_feedback(-1)',

@@ -1,14 +1,5 @@
 -- Alerts by filter and page, as JSON, and under other names.
 SET TIME ZONE 'UTC';
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE result text; hint text;
-BEGIN
-    EXECUTE command INTO result;
-    RETURN result;
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN SQLSTATE || ': ' || SQLERRM || coalesce(' (HINT: ' || nullif(hint, '') || ')', '');
-END $$;
 
 -- Real alerts of two types and all severities, an hour apart.
 CREATE TABLE level AS SELECT timestamptz '2026-03-01' + i * interval '1 minute' AS at, e AS host, 100 + (i * 7919 % 101) / 10.0 AS v FROM generate_series(1, 400) i, unnest('{a,b}'::text[]) e;
@@ -44,7 +35,7 @@ WITH RECURSIVE page (n, ids) AS (
 SELECT count(*) AS rows, (SELECT array_agg(id) FROM anomaly.get_alerts()) = array_agg(id ORDER BY n, place) AS in_order, count(DISTINCT n) AS pages
   FROM page, unnest(ids) WITH ORDINALITY u (id, place);
 SELECT count(*) FROM anomaly.get_alerts(before_id => -1);
-SELECT pg_temp.attempt('SELECT anomaly.get_alerts(' || call || ')') FROM unnest(ARRAY['max_rows => -1', 'skip_rows => -1', $$anomaly_types => '{nonsense}'$$, $$severities => '{high}'$$, $$status => 'closed'$$, $$start_at => 'soon'$$]) call;
+SELECT helper.answer('SELECT anomaly.get_alerts(' || call || ')') FROM unnest(ARRAY['max_rows => -1', 'skip_rows => -1', $$anomaly_types => '{nonsense}'$$, $$severities => '{high}'$$, $$status => 'closed'$$, $$start_at => 'soon'$$]) call;
 SELECT count(*) FROM anomaly.get_alerts(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
 -- Who sees none, finds none.
 CREATE ROLE reg5_nobody;
@@ -57,7 +48,7 @@ SELECT string_agg(key, ' ' ORDER BY key COLLATE "C") AS fields FROM anomaly.aler
 SELECT count(*) AS alerts, count(DISTINCT j ->> 'uuid') AS ids, bool_and((j ->> 'is_critical')::boolean = ((j ->> 'severity') IN ('critical', 'emergency'))) AS is_critical, bool_and((j ->> 'timestamp')::timestamptz = a.at) AS at, bool_and((j ->> 'metric_value')::float8 = a.value) AS value,
   bool_and((j -> 'expected_range' ->> 'upper')::float8 = a.upper) AS upper, bool_and((j ->> 'deviation_factor')::float8 = a.deviation) AS deviation, bool_and(jsonb_typeof(j -> 'related_alerts') = 'array' AND jsonb_typeof(j -> 'metadata') = 'object') AS nested
   FROM anomaly.alerts a, anomaly.alert_json(a.id) j;
-SELECT pg_temp.attempt('SELECT anomaly.alert_json(-1)');
+SELECT helper.answer('SELECT anomaly.alert_json(-1)');
 
 -- check_c13_views: under any name
 CREATE SCHEMA "My Schema";
@@ -66,12 +57,12 @@ SELECT anomaly.alert_view('anomaly_alerts'), anomaly.alert_view('"My Schema"."Al
 SELECT count(*), count(DISTINCT id) AS ids FROM "My Schema"."Alerts; DROP TABLE level";
 SELECT "timestamp", anomaly_type, severity, entity_id, metric_name, metric_value, expected_range ?& '{lower,upper}' AS range, is_critical FROM public.other WHERE entity_id = 'b';
 -- defect_s10_names: what is no name is an error, and nothing of it is run
-SELECT pg_temp.attempt(format('SELECT anomaly.alert_view(%L)', name)) FROM unnest('{anomaly_alerts,my alerts,a.b.c,"","no_such_schema.alerts","x; DROP TABLE level","\"x","pg_catalog.x"}'::text[]) name;
+SELECT helper.answer(format('SELECT anomaly.alert_view(%L)', name)) FROM unnest('{anomaly_alerts,my alerts,a.b.c,"","no_such_schema.alerts","x; DROP TABLE level","\"x","pg_catalog.x"}'::text[]) name;
 -- A view shows each reader their own.
 GRANT SELECT ON anomaly_alerts TO reg5_nobody;
 SET ROLE reg5_nobody;
 SELECT count(*) FROM anomaly_alerts;
-SELECT pg_temp.attempt($$SELECT anomaly.alert_view('"My Schema".mine')$$);
+SELECT helper.answer($$SELECT anomaly.alert_view('"My Schema".mine')$$);
 RESET ROLE;
 DROP VIEW anomaly_alerts, public.other;
 DROP SCHEMA "My Schema" CASCADE;

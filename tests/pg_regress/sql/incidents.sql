@@ -5,16 +5,6 @@ DO $$ BEGIN
     EXECUTE format('ALTER DATABASE %I SET anomaly_detection.enabled = off', current_database());
     PERFORM pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = current_database() AND backend_type ~ '^anomaly_detection (scan worker|dispatcher)';
 END $$;
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'accepted';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(' | ', SQLSTATE, SQLERRM, hint);
-END $$;
 CREATE TABLE inc_clock AS SELECT date_trunc('day', now()) - interval '20 hours' AS zero;
 CREATE FUNCTION pg_temp.at(minute int) RETURNS timestamptz LANGUAGE sql AS $$ SELECT zero + minute * interval '1 minute' FROM inc_clock $$;
 CREATE FUNCTION pg_temp.minute(at timestamptz) RETURNS int LANGUAGE sql AS $$ SELECT extract(epoch FROM at - zero)::int / 60 FROM inc_clock $$;
@@ -187,7 +177,7 @@ SELECT count(*) > 20 AS alerts FROM anomaly.backtest('inc_storm', now() - pg_tem
 SELECT count(*) - :before AS further FROM anomaly.incident;
 
 -- What cannot be.
-SELECT pg_temp.attempt(command) FROM unnest(ARRAY[
+SELECT helper.attempt(command) FROM unnest(ARRAY[
     $$SELECT anomaly.create_handler('x', 'function', 'public.inc_write', per => 'day')$$,
     $$SELECT anomaly.alter_detector('inc_db', '{"depends_on": ["inc_wep"]}')$$,
     $$SELECT anomaly.alter_detector('inc_db', '{"depends_on": ["inc_db"]}')$$,
@@ -207,10 +197,10 @@ CREATE TABLE inc_id AS SELECT id FROM inc WHERE status = 'resolved' ORDER BY nr 
 GRANT SELECT ON inc_id TO PUBLIC;
 SET ROLE inc_stranger;
 SELECT count(*) FROM anomaly.incidents;
-SELECT pg_temp.attempt(format('SELECT anomaly.acknowledge_incident(%s)', id)) ~ '^42704' AS unknown, pg_temp.attempt(format('SELECT anomaly.explain_incident(%s)', id)) ~ '^42704' AS unknown_too FROM inc_id;
+SELECT helper.attempt(format('SELECT anomaly.acknowledge_incident(%s)', id)) ~ '^42704' AS unknown, helper.attempt(format('SELECT anomaly.explain_incident(%s)', id)) ~ '^42704' AS unknown_too FROM inc_id;
 SET ROLE inc_looker;
 SELECT count(*) > 3 AS sees FROM anomaly.incidents;
-SELECT pg_temp.attempt(format('SELECT anomaly.acknowledge_incident(%s)', id)) ~ '^42501' AS refused, (SELECT count(*) FROM anomaly.explain_incident(id)) AS explained FROM inc_id;
+SELECT helper.attempt(format('SELECT anomaly.acknowledge_incident(%s)', id)) ~ '^42501' AS refused, (SELECT count(*) FROM anomaly.explain_incident(id)) AS explained FROM inc_id;
 SET ROLE inc_chief;
 SELECT anomaly.acknowledge_incident(id) FROM inc_id;
 RESET ROLE;

@@ -1,15 +1,5 @@
 -- check_c42: strategies, and anomaly types, that users write in SQL. They go the way of those that are built in.
 SET TIME ZONE 'UTC';
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'accepted';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(' | ', SQLSTATE, SQLERRM, hint);
-END $$;
 CREATE SCHEMA own;
 CREATE TABLE own.clock AS SELECT date_trunc('day', now()) - interval '40 hours' AS zero;
 CREATE FUNCTION pg_temp.set_clock(minute int) RETURNS void LANGUAGE sql AS $$
@@ -40,10 +30,10 @@ CREATE FUNCTION own.volatile_score(state jsonb, at timestamptz, value float8, pa
 CREATE FUNCTION own.many(state jsonb, at timestamptz, value float8, params jsonb) RETURNS SETOF float8 LANGUAGE sql STABLE AS $$ SELECT 1.0::float8 $$;
 CREATE FUNCTION own.text_score(state jsonb, at timestamptz, value float8, params jsonb) RETURNS text LANGUAGE sql STABLE AS $$ SELECT 'a' $$;
 CREATE FUNCTION pg_temp.score(state jsonb, at timestamptz, value float8, params jsonb) RETURNS float8 LANGUAGE sql STABLE AS $$ SELECT 1.0::float8 $$;
-SELECT call, pg_temp.attempt('SELECT anomaly.create_strategy(' || call || ')') FROM unnest(ARRAY[
+SELECT call, helper.attempt('SELECT anomaly.create_strategy(' || call || ')') FROM unnest(ARRAY[
     $$NULL, 'own.score'$$, $$'x', NULL$$, $$'zscore', 'own.score'$$, $$'deep_lstm', 'own.score'$$, $$'plain_zscore', 'own.score'$$, $$'Plain', 'own.score'$$, $$'', 'own.score'$$,
     $$'x', 'own.scor'$$, $$'x', 'own.score(jsonb)'$$, $$'x', 'no_schema.score'$$, $$'x', 'own.volatile_score'$$, $$'x', 'own.many'$$, $$'x', 'own.text_score'$$, $$'x', 'pg_temp.score'$$,
-    $$'x', 'own.score', train => 'own.score'$$, $$'x', 'own.score', expected => 'own.train'$$, $$'x', 'own.score', description => repeat('d', 3000)$$]) call;
+    $$'x', 'own.score; DROP TABLE own.clock'$$, $$'x', 'own.score', train => 'own.score'$$, $$'x', 'own.score', expected => 'own.train'$$, $$'x', 'own.score', description => repeat('d', 3000)$$]) call;
 SELECT anomaly.create_strategy('by_signature', 'own.score(jsonb, timestamptz, double precision, jsonb)', 'own.train'), anomaly.drop_strategy('by_signature'), anomaly.drop_strategy('by_signature');
 
 -- check_c42_own_zscore_alerts_on_the_points_of_the_built_in_one: under a threshold that only incidents pass
@@ -162,17 +152,17 @@ SELECT explanation->'state'->>'sorted' AS sorted FROM anomaly.explain_detector('
 SELECT pg_temp.set_clock(60);
 CREATE FUNCTION pg_temp.with_fault(fault text, call text) RETURNS text LANGUAGE sql AS $$
     SELECT set_config('own.fault', fault, false);
-    SELECT regexp_replace(pg_temp.attempt('SELECT anomaly.' || call || '(''own_faulty'')'), '[0-9-]{10}T[0-9:.]+Z?(\+00)?(:00)?', 'TIME') $$;
+    SELECT regexp_replace(helper.attempt('SELECT anomaly.' || call || '(''own_faulty'')'), '[0-9-]{10}T[0-9:.]+Z?(\+00)?(:00)?', 'TIME') $$;
 SELECT fault, pg_temp.with_fault(fault, 'scan') FROM unnest('{"null",nan,infinity,raise,division,write,role}'::text[]) fault;
 SELECT fault, pg_temp.with_fault(fault, 'train') FROM unnest('{state_null,state_large}'::text[]) fault;
 SELECT set_config('own.fault', '', false), current_user = session_user AS same_role;
-SELECT pg_temp.attempt('SELECT anomaly.scan(''own_faulty'')');
+SELECT helper.attempt('SELECT anomaly.scan(''own_faulty'')');
 -- altered, dropped
 ALTER FUNCTION own.faulty VOLATILE;
-SELECT pg_temp.attempt('SELECT anomaly.train(''own_faulty'')');
+SELECT helper.attempt('SELECT anomaly.train(''own_faulty'')');
 DROP FUNCTION own.faulty;
-SELECT pg_temp.attempt('SELECT anomaly.train(''own_faulty'')');
-SELECT pg_temp.attempt('SELECT anomaly.create_detector(''data_outlier'', ''faulty'', ''other'')');
+SELECT helper.attempt('SELECT anomaly.train(''own_faulty'')');
+SELECT helper.attempt('SELECT anomaly.create_detector(''data_outlier'', ''faulty'', ''other'')');
 -- it can be looked at, altered and dropped all the same
 SELECT count(*) FROM anomaly.explain_detector('own_faulty');
 SELECT detector, trained, reason FROM anomaly.train_all() WHERE detector IN ('own_faulty', 'own_rate') ORDER BY 1;
@@ -197,8 +187,8 @@ GRANT USAGE ON SCHEMA own TO own_author, own_reader;
 GRANT SELECT ON own.reading, own.clock TO own_reader;
 SET SESSION AUTHORIZATION own_reader;
 SELECT count(*) AS visible_to_others FROM anomaly.own_strategies;
-SELECT pg_temp.attempt('SELECT anomaly.create_detector(''data_outlier'', ''plain_zscore'', ''v'', source => ''own.reading'', value => ''v'', name => ''theirs'')');
-SELECT pg_temp.attempt('SELECT anomaly.drop_strategy(''plain_zscore'')');
+SELECT helper.attempt('SELECT anomaly.create_detector(''data_outlier'', ''plain_zscore'', ''v'', source => ''own.reading'', value => ''v'', name => ''theirs'')');
+SELECT helper.attempt('SELECT anomaly.drop_strategy(''plain_zscore'')');
 RESET SESSION AUTHORIZATION;
 GRANT own_author TO own_reader;
 SET SESSION AUTHORIZATION own_reader;
@@ -211,33 +201,33 @@ SELECT trained_rows > 3000 AS trained FROM anomaly.train('theirs');
 RESET SESSION AUTHORIZATION;
 REVOKE EXECUTE ON FUNCTION own.score FROM PUBLIC;
 SET SESSION AUTHORIZATION own_reader;
-SELECT pg_temp.attempt('SELECT anomaly.train(''theirs'')');
+SELECT helper.attempt('SELECT anomaly.train(''theirs'')');
 RESET SESSION AUTHORIZATION;
 GRANT EXECUTE ON FUNCTION own.score TO own_reader;
 -- not for whoever has taken the owner's role: a function could take back what SET ROLE gave away
 CREATE FUNCTION own.rows() RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb_agg(jsonb_build_object('at', at, 'v', v, 'host', host)) FROM own.reading $$;
 SET ROLE own_reader;
-SELECT pg_temp.attempt(format('SELECT anomaly.train(''theirs'', rows => %L)', own.rows()));
+SELECT helper.attempt(format('SELECT anomaly.train(''theirs'', rows => %L)', own.rows()));
 RESET ROLE;
 SELECT anomaly.drop_detector('theirs');
 
 -- While detectors use it, a strategy stays; members of ensembles are strategies that are built in.
-SELECT pg_temp.attempt('SELECT anomaly.drop_strategy(''rule'')');
-SELECT pg_temp.attempt('SELECT anomaly.drop_strategy(''zscore'')');
-SELECT pg_temp.attempt('SELECT anomaly.create_detector(''data_outlier'', ''ensemble'', ''own_member'', params => ''{"detectors": [{"strategy": "mad"}, {"strategy": "rule"}]}'')');
+SELECT helper.attempt('SELECT anomaly.drop_strategy(''rule'')');
+SELECT helper.attempt('SELECT anomaly.drop_strategy(''zscore'')');
+SELECT helper.attempt('SELECT anomaly.create_detector(''data_outlier'', ''ensemble'', ''own_member'', params => ''{"detectors": [{"strategy": "mad"}, {"strategy": "rule"}]}'')');
 
 -- Anomaly types: a family decides what is suggested.
 SELECT anomaly.create_anomaly_type('shop_fraud', 'user', 'orders that nobody placed'), anomaly.create_anomaly_type('shop_other');
 SELECT * FROM anomaly.anomaly_types WHERE anomaly_type ~ '^shop' ORDER BY 1;
-SELECT call, pg_temp.attempt('SELECT anomaly.' || call) FROM unnest(ARRAY[$$create_anomaly_type('shop_fraud')$$, $$create_anomaly_type('system_cpu')$$, $$create_anomaly_type('Shop')$$, $$create_anomaly_type('shop', 'shop')$$,
+SELECT call, helper.attempt('SELECT anomaly.' || call) FROM unnest(ARRAY[$$create_anomaly_type('shop_fraud')$$, $$create_anomaly_type('system_cpu')$$, $$create_anomaly_type('Shop')$$, $$create_anomaly_type('shop', 'shop')$$,
     $$create_anomaly_type(NULL)$$, $$drop_anomaly_type('system_cpu')$$, $$drop_anomaly_type('no_such')$$, $$create_detector('shop', 'mad', 'x')$$]) call;
 SELECT anomaly.create_detector('shop_fraud', 'mad', 'orders', min_data_points => 20);
 SELECT count(*) AS alerts FROM generate_series(60, 1, -1) i, anomaly.process_data_point(jsonb_build_object('orders', 10 + i % 5, 'timestamp', now() - i * interval '1 minute'), ARRAY['shop_fraud']);
 SELECT detector, suggestion FROM anomaly.process_data_point('{"orders": 900}', ARRAY['shop_fraud']);
 SELECT count(*) FROM anomaly.get_alerts(anomaly_types => ARRAY['shop_fraud']);
-SELECT pg_temp.attempt('SELECT anomaly.drop_anomaly_type(''shop_fraud'')');
+SELECT helper.attempt('SELECT anomaly.drop_anomaly_type(''shop_fraud'')');
 SET SESSION AUTHORIZATION own_reader;
-SELECT pg_temp.attempt('SELECT anomaly.drop_anomaly_type(''shop_other'')');
+SELECT helper.attempt('SELECT anomaly.drop_anomaly_type(''shop_other'')');
 RESET SESSION AUTHORIZATION;
 
 SELECT count(anomaly.drop_detector(detector)) AS dropped FROM anomaly.detectors WHERE detector ~ '^own_' OR detector = 'watched' OR metric_name IN ('own_metric', 'orders');

@@ -1,14 +1,5 @@
 -- Many points at once: an array, a table, a query; what fails stops nothing else.
 SET TIME ZONE 'UTC';
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE result text; hint text;
-BEGIN
-    EXECUTE command INTO result;
-    RETURN result;
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN SQLSTATE || ': ' || SQLERRM || coalesce(' (HINT: ' || nullif(hint, '') || ')', '');
-END $$;
 
 -- Two metrics, and for each of them the same detector once more under another metric's name: fed one by one, and as a batch.
 CREATE TABLE measured AS SELECT i, date_trunc('minute', now()) - interval '400 minutes' + i * interval '1 minute' AS at, 'web' || i % 3 AS host, 50 + (i * 7919 % 101) / 10.0 + CASE WHEN i IN (250, 251, 280) THEN 500 ELSE 0 END AS cpu,
@@ -54,10 +45,10 @@ SELECT name, status, reason FROM anomaly.health WHERE kind = 'detector' ORDER BY
 SELECT count(*) FROM anomaly.process_batch('[]');
 SELECT count(*) FROM anomaly.process_batch('SELECT 1 AS x WHERE false');
 SELECT count(*) FROM anomaly.process_batch('[{"cpu": 6000}]', '{user_login_pattern}'::text[]);
-SELECT pg_temp.attempt('SELECT anomaly.process_batch(' || call || ')') FROM unnest(ARRAY['NULL::jsonb', 'NULL::text', $$'{"cpu": 1}'::jsonb$$, $$'[{]'$$, $$'measure'$$, $$'measured', at => 'a'$$, $$'measured', entity => 'hots'$$,
+SELECT helper.answer('SELECT anomaly.process_batch(' || call || ')') FROM unnest(ARRAY['NULL::jsonb', 'NULL::text', $$'{"cpu": 1}'::jsonb$$, $$'[{]'$$, $$'measure'$$, $$'measured', at => 'a'$$, $$'measured', entity => 'hots'$$,
     $$'[]'::jsonb, '{nonsense}'$$, $$'SELECT 1/0 AS cpu'$$]) call;
 -- no query and no name: PostgreSQL's own error, which depends on its version
-SELECT pg_temp.attempt($$SELECT anomaly.process_batch('DELETE FROM measured')$$) ~ '^(42602|42P01)' AS refused;
+SELECT helper.answer($$SELECT anomaly.process_batch('DELETE FROM measured')$$) ~ '^(42602|42P01)' AS refused;
 -- A cancel is not taken for a failing row.
 SET statement_timeout = '300ms';
 SELECT count(*) FROM anomaly.process_batch('SELECT at, cpu FROM measured WHERE pg_sleep(0.1) IS NOT NULL');
@@ -68,7 +59,7 @@ SELECT anomaly.drop_detector('featured');
 SELECT jsonb_pretty(jsonb_path_query_array(anomaly.process_data('system_cpu', '{"cpu": [51, 52, 7000], "no such": 3, "ram": null}'), '$.anomalies[*].keyvalue() ? (@.key == "type" || @.key == "metric" || @.key == "severity" || @.key == "value" || @.key == "suggestion").value'));
 SELECT anomaly.process_data('system_memory', '{"cpu": 9000}');
 SELECT jsonb_array_length(anomaly.process_data('system_cpu', jsonb_build_object('cpu', jsonb_build_array(jsonb_build_object('timestamp', now(), 'value', 52))), 'web9') -> 'anomalies') AS anomalies;
-SELECT pg_temp.attempt('SELECT anomaly.process_data(' || call || ')') FROM unnest(ARRAY[$$'nonsense', '{}'$$, $$'system_cpu', '[]'$$, $$'system_cpu', NULL$$, $$'system_cpu', '{"cpu": "much"}'$$, $$'system_cpu', '{"cpu": [{"at": 3}]}'$$, $$'system_cpu', '{}'$$]) call;
+SELECT helper.answer('SELECT anomaly.process_data(' || call || ')') FROM unnest(ARRAY[$$'nonsense', '{}'$$, $$'system_cpu', '[]'$$, $$'system_cpu', NULL$$, $$'system_cpu', '{"cpu": "much"}'$$, $$'system_cpu', '{"cpu": [{"at": 3}]}'$$, $$'system_cpu', '{}'$$]) call;
 
 SELECT count(anomaly.drop_detector(detector)) FROM anomaly.detectors;
 DROP VIEW outcome;

@@ -1,27 +1,17 @@
 -- What one role may take of what all share.
 SET TIME ZONE 'UTC';
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'accepted';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(' | ', SQLSTATE, SQLERRM, hint);
-END $$;
 SET client_min_messages = error;
 CREATE ROLE quota_owner LOGIN;
 
 -- fault_a9_detectors_per_role
 SET anomaly_detection.max_detectors_per_role = 2;
 SET ROLE quota_owner;
-SELECT pg_temp.attempt(format($$SELECT anomaly.create_detector('data_outlier', 'mad', 'm', name => 'quota_%s')$$, i)) FROM generate_series(1, 3) i;
+SELECT helper.attempt(format($$SELECT anomaly.create_detector('data_outlier', 'mad', 'm', name => 'quota_%s')$$, i)) FROM generate_series(1, 3) i;
 SELECT anomaly.drop_detector('quota_1');
-SELECT pg_temp.attempt($$SELECT anomaly.create_detector('data_outlier', 'mad', 'm', name => 'quota_3')$$);
-SELECT pg_temp.attempt('SET anomaly_detection.max_detectors_per_role = -1') AS not_for_everybody;
+SELECT helper.attempt($$SELECT anomaly.create_detector('data_outlier', 'mad', 'm', name => 'quota_3')$$);
+SELECT helper.attempt('SET anomaly_detection.max_detectors_per_role = -1') AS not_for_everybody;
 RESET ROLE;
-SELECT pg_temp.attempt(format($$SELECT anomaly.create_detector('data_outlier', 'mad', 'm', name => 'quota_super_%s')$$, i)) AS of_a_superuser FROM generate_series(1, 3) i;
+SELECT helper.attempt(format($$SELECT anomaly.create_detector('data_outlier', 'mad', 'm', name => 'quota_super_%s')$$, i)) AS of_a_superuser FROM generate_series(1, 3) i;
 RESET anomaly_detection.max_detectors_per_role;
 ALTER ROLE quota_owner SET anomaly_detection.max_detectors_per_role = 5000;
 
@@ -30,12 +20,12 @@ CREATE TABLE quota_reading AS SELECT now() - i * interval '1 minute' AS at, 'e' 
 GRANT SELECT ON quota_reading TO quota_owner;
 SET anomaly_detection.min_interval = '10 min';
 SET ROLE quota_owner;
-SELECT pg_temp.attempt(format($$SELECT anomaly.create_detector('data_outlier', 'mad', 'v', source => 'quota_reading', value => 'v', at => 'at', name => 'quota_every', %s)$$, s))
+SELECT helper.attempt(format($$SELECT anomaly.create_detector('data_outlier', 'mad', 'v', source => 'quota_reading', value => 'v', at => 'at', name => 'quota_every', %s)$$, s))
   FROM unnest(ARRAY[$$every => '1 second'$$, $$every => '9 minutes 59 seconds'$$, $$cron => '* * * * *'$$, $$cron => '0,5 3 * * *'$$, $$cron => '*/10 * * * *'$$]) s;
-SELECT pg_temp.attempt($$SELECT anomaly.alter_detector('quota_every', '{"cron": null, "every": "1 minute"}')$$);
-SELECT pg_temp.attempt($$SELECT anomaly.alter_detector('quota_every', '{"cron": null, "every": "10 minutes"}')$$);
+SELECT helper.attempt($$SELECT anomaly.alter_detector('quota_every', '{"cron": null, "every": "1 minute"}')$$);
+SELECT helper.attempt($$SELECT anomaly.alter_detector('quota_every', '{"cron": null, "every": "10 minutes"}')$$);
 RESET ROLE;
-SELECT pg_temp.attempt($$SELECT anomaly.create_detector('data_outlier', 'mad', 'v', source => 'quota_reading', value => 'v', at => 'at', name => 'quota_super_every', every => '1 second')$$) AS of_a_superuser;
+SELECT helper.attempt($$SELECT anomaly.create_detector('data_outlier', 'mad', 'v', source => 'quota_reading', value => 'v', at => 'at', name => 'quota_super_every', every => '1 second')$$) AS of_a_superuser;
 RESET anomaly_detection.min_interval;
 SELECT count(anomaly.drop_detector(detector)) AS dropped FROM anomaly.detectors WHERE detector ~ '^quota_';
 
@@ -83,22 +73,22 @@ SELECT anomaly.create_detector('data_outlier', 'auto', 'v', source => 'SELECT no
 SELECT status FROM anomaly.train('quota_memory');
 SELECT watermark AS watermark FROM anomaly.detectors WHERE detector = 'quota_memory' \gset
 SET anomaly_detection.scan_memory = '1MB';
-SELECT pg_temp.attempt($$SELECT anomaly.scan('quota_memory')$$);
+SELECT helper.attempt($$SELECT anomaly.scan('quota_memory')$$);
 RESET anomaly_detection.scan_memory;
 SELECT watermark = :'watermark' AS not_moved FROM anomaly.detectors WHERE detector = 'quota_memory';
 
 -- fault_a9_payload: refused before it is read
 SET anomaly_detection.max_payload = '1kB';
-SELECT pg_temp.attempt(format(c, repeat('x', 2000))) FROM unnest(ARRAY[
+SELECT helper.attempt(format(c, repeat('x', 2000))) FROM unnest(ARRAY[
     $$SELECT anomaly.process_data_point('{"m": 1, "entity_id": "%s"}')$$, $$SELECT anomaly.process_batch('[{"m": 1, "entity_id": "%s"}]'::jsonb)$$,
     $$SELECT anomaly.process_batch('[{"m": 1, "entity_id": "%s"}]'::text)$$, $$SELECT anomaly.process_data('data_outlier', '{"m": 1, "n": "%s"}')$$,
     $$SELECT anomaly.train('quota_v', rows => '[{"v": "%s"}]')$$, $$SELECT anomaly.submit('train', '{"detector": "%s"}')$$]) c;
-SELECT pg_temp.attempt($$SELECT anomaly.process_data_point('{"m": 1}')$$);
+SELECT helper.attempt($$SELECT anomaly.process_data_point('{"m": 1}')$$);
 -- compressed or not, it is as large
 CREATE TEMP TABLE quota_point AS SELECT jsonb_build_object('m', 1, 'entity_id', repeat('x', 2000)) AS point;
-SELECT pg_column_size(point) < 1000 AS is_small, pg_temp.attempt('SELECT anomaly.process_data_point(point) FROM quota_point') FROM quota_point;
+SELECT pg_column_size(point) < 1000 AS is_small, helper.attempt('SELECT anomaly.process_data_point(point) FROM quota_point') FROM quota_point;
 SET anomaly_detection.max_payload = -1;
-SELECT pg_temp.attempt(format($$SELECT anomaly.process_data_point('{"m": 1, "entity_id": "%s"}')$$, repeat('x', 2000)));
+SELECT helper.attempt(format($$SELECT anomaly.process_data_point('{"m": 1, "entity_id": "%s"}')$$, repeat('x', 2000)));
 RESET anomaly_detection.max_payload;
 
 SELECT count(anomaly.drop_detector(detector)) AS dropped FROM anomaly.detectors WHERE detector ~ '^quota_';

@@ -1,16 +1,6 @@
 -- A shadow judges what its detector judges and tells nobody; the two are compared by the same labels. Each scan is the one
 -- that a worker does; settle puts the clock where the test wants it.
 SET TIME ZONE 'UTC';
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'accepted';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(' | ', SQLSTATE, SQLERRM, hint);
-END $$;
 CREATE TABLE trial_clock AS SELECT date_trunc('day', now()) - interval '20 hours' AS zero;
 CREATE FUNCTION pg_temp.at(minute int) RETURNS timestamptz LANGUAGE sql AS $$ SELECT zero + minute * interval '1 minute' FROM trial_clock $$;
 CREATE FUNCTION pg_temp.scan_until(minute int, VARIADIC detectors text[]) RETURNS TABLE (detector text, alerts_opened bigint) LANGUAGE plpgsql AS $$
@@ -33,7 +23,7 @@ SELECT pg_temp.spike(5, 'a', 90), pg_temp.spike(10, 'b', 60), pg_temp.spike(15, 
 
 SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', source => 'trial', value => 'v', at => 'at', entity => 'host', training_window => '10 hours',
     threshold => 12, name => 'trial_z');
-SELECT pg_temp.attempt($$SELECT anomaly.create_shadow('trial_z')$$) AS before_training;
+SELECT helper.attempt($$SELECT anomaly.create_shadow('trial_z')$$) AS before_training;
 UPDATE anomaly.detector SET settle = now() - pg_temp.at(0) WHERE detector = 'trial_z';
 SELECT status, trained_rows FROM anomaly.train('trial_z');
 -- A shadow with a lower threshold, for high values only.
@@ -41,7 +31,7 @@ SELECT * FROM anomaly.create_shadow('trial_z', '{"threshold": 5, "direction": "a
 SELECT detector, shadow_of, pg_temp.minute(since) AS since FROM anomaly.shadows;
 SELECT detector, status, threshold, direction, pg_temp.minute(watermark) AS watermark FROM anomaly.detectors WHERE detector ~ '^trial' ORDER BY 1;
 -- What is refused.
-SELECT pg_temp.attempt(command) FROM unnest(ARRAY[
+SELECT helper.attempt(command) FROM unnest(ARRAY[
     'SELECT anomaly.create_shadow(''trial_z'')', 'SELECT anomaly.create_shadow(''trial_z_shadow'')', 'SELECT anomaly.create_shadow(''trial_none'')',
     'SELECT anomaly.create_shadow(''trial_z'', ''{"treshold": 2}'', ''trial_other'')', 'SELECT anomaly.create_shadow(''trial_z'', ''[]'', ''trial_other'')',
     'SELECT anomaly.create_shadow(''trial_z'', name => '''')', 'SELECT anomaly.create_shadow(''trial_z'', NULL)', 'SELECT anomaly.create_shadow(NULL)',
@@ -116,7 +106,7 @@ SELECT detector, withheld, value FROM anomaly.withheld_alerts WHERE detector ~ '
 
 -- Others neither see nor touch it.
 CREATE ROLE trial_stranger;
-SELECT pg_temp.attempt('SET ROLE trial_stranger'), pg_temp.attempt('SELECT anomaly.promote(''trial_z_shadow'')') AS promote, pg_temp.attempt('SELECT anomaly.create_shadow(''trial_z'')') AS create;
+SELECT helper.attempt('SET ROLE trial_stranger'), helper.attempt('SELECT anomaly.promote(''trial_z_shadow'')') AS promote, helper.attempt('SELECT anomaly.create_shadow(''trial_z'')') AS create;
 SET ROLE trial_stranger;
 SELECT (SELECT count(*) FROM anomaly.shadows) AS shadows, (SELECT count(*) FROM anomaly.withheld_alerts) AS withheld, (SELECT count(*) FROM anomaly.shadow_comparison) AS comparison;
 RESET ROLE;

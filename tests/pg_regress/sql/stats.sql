@@ -1,16 +1,6 @@
 -- anomaly.stats and the problems of anomaly.health.
 SET TIME ZONE 'UTC';
 SET client_min_messages = error;
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'accepted';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(' | ', SQLSTATE, SQLERRM, hint);
-END $$;
 -- No worker comes between the calls: none is started in this database, and those that linger leave.
 SELECT format('ALTER DATABASE %I SET anomaly_detection.enabled = off', current_database()) \gexec
 DO $$ BEGIN
@@ -47,11 +37,11 @@ SELECT points_scored FROM anomaly.scan('stat_v');
 SELECT anomaly.reset_stats();
 SELECT * FROM stat_row ORDER BY detector;
 SELECT points_processed > 0 AS unchanged FROM anomaly.detectors WHERE detector ~ '^stat_' ORDER BY detector;
-SELECT pg_temp.attempt($$SELECT anomaly.reset_stats('stat_w')$$);
+SELECT helper.attempt($$SELECT anomaly.reset_stats('stat_w')$$);
 RESET SESSION AUTHORIZATION;
 SET SESSION AUTHORIZATION stat_other;
 SELECT count(*) AS seen FROM anomaly.stats;
-SELECT pg_temp.attempt($$SELECT anomaly.reset_stats('stat_v')$$), anomaly.reset_stats() AS of_none;
+SELECT helper.attempt($$SELECT anomaly.reset_stats('stat_v')$$), anomaly.reset_stats() AS of_none;
 RESET SESSION AUTHORIZATION;
 
 -- a scan that fails, by what runs what is due

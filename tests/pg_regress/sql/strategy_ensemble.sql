@@ -1,15 +1,5 @@
 -- hybrid_ensemble and hybrid_adaptive as detectors: members, weights, scores, and feedback that changes the next result.
 SET TIME ZONE 'UTC';
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'accepted';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(' | ', SQLSTATE, SQLERRM, hint);
-END $$;
 
 -- about 100 ± 20
 CREATE TABLE voted (at timestamptz, v double precision);
@@ -50,11 +40,11 @@ SELECT weight, (SELECT count(*) FROM detect_anomalies('voted', strategy => 'ense
   FROM unnest('{0.3,0.7}'::float8[]) weight;
 
 -- what is refused
-SELECT params, pg_temp.attempt(format('SELECT anomaly.create_detector(''data_outlier'', ''ensemble'', ''v'', name => ''refused'', params => %L)', params)) FROM unnest(ARRAY[
+SELECT params, helper.attempt(format('SELECT anomaly.create_detector(''data_outlier'', ''ensemble'', ''v'', name => ''refused'', params => %L)', params)) FROM unnest(ARRAY[
     '{"detectors": []}', '{"detectors": [{"strategy": "magic"}]}', '{"detectors": [{"strategy": "adaptive"}]}', '{"detectors": [{"strategy": "zscore", "weight": -1}]}',
     '{"detectors": [{"strategy": "zscore", "weight": 0}]}', '{"detectors": [{"strategy": "zscore", "type": "learning"}]}', '{"ensemble_weights": {"magic": 1}}',
     '{"ensemble_threshold": 2}', '{"combine": "sum"}', '{"member": 1}']) params;
-SELECT pg_temp.attempt($$SELECT anomaly.create_detector('data_outlier', 'ensemble', 'v', name => 'refused', kind => 'count', params => '{"detectors": [{"strategy": "zscore"}, {"strategy": "esd"}]}')$$);
+SELECT helper.attempt($$SELECT anomaly.create_detector('data_outlier', 'ensemble', 'v', name => 'refused', kind => 'count', params => '{"detectors": [{"strategy": "zscore"}, {"strategy": "esd"}]}')$$);
 SELECT count(*) FROM anomaly.detectors WHERE detector = 'refused';
 
 DELETE FROM voted WHERE v NOT BETWEEN 0 AND 200;
@@ -81,16 +71,16 @@ SELECT expected_alerts_per_day, round((explanation -> 'members' -> 0 ->> 'config
 SELECT status FROM anomaly.train('voted_adaptive');
 SELECT count(*) FROM anomaly.member_performances WHERE detector = 'voted_adaptive';
 
-SELECT call, pg_temp.attempt('SELECT anomaly.update_detector_performance(' || call || ')') FROM unnest(ARRAY[$$'nothing', 'zscore'$$, $$'voted_adaptive', 'mad'$$, $$'voted_adaptive', 'magic', 1$$,
+SELECT call, helper.attempt('SELECT anomaly.update_detector_performance(' || call || ')') FROM unnest(ARRAY[$$'nothing', 'zscore'$$, $$'voted_adaptive', 'mad'$$, $$'voted_adaptive', 'magic', 1$$,
     $$'voted_adaptive', 'zscore', -1$$, $$'voted_adaptive', NULL, 1$$, $$'voted_adaptive', 'zscore', NULL$$, $$'voted_adaptive', 'zscore', 9223372036854775807$$]) call;
 SELECT anomaly.create_detector('data_outlier', 'zscore', 'v', name => 'voted_alone');
-SELECT pg_temp.attempt($$SELECT anomaly.update_detector_performance('voted_alone', 'zscore', 1)$$);
+SELECT helper.attempt($$SELECT anomaly.update_detector_performance('voted_alone', 'zscore', 1)$$);
 -- somebody else neither sees nor changes it
 CREATE ROLE voted_stranger;
 SET ROLE voted_stranger;
-SELECT pg_temp.attempt($$SELECT anomaly.update_detector_performance('voted_adaptive', 'zscore', 1)$$);
+SELECT helper.attempt($$SELECT anomaly.update_detector_performance('voted_adaptive', 'zscore', 1)$$);
 SELECT count(*) FROM anomaly.member_performances;
-SELECT pg_temp.attempt('SELECT * FROM anomaly.member_performance');
+SELECT helper.attempt('SELECT * FROM anomaly.member_performance');
 RESET ROLE;
 DROP ROLE voted_stranger;
 

@@ -1,15 +1,5 @@
 -- anomaly.suggest: what of a table is worth watching. Every call that it proposes runs as it is.
 SET TIME ZONE 'UTC';
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'accepted';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(' | ', SQLSTATE, SQLERRM, hint);
-END $$;
 CREATE FUNCTION pg_temp.suggested(source text) RETURNS TABLE (rank int, watches text, why text, entities bigint, points_per_day numeric) LANGUAGE sql AS $$
     SELECT rank, watches, regexp_replace(why, '^\d+ rows', 'some rows'), entities, round(points_per_day::numeric, -1) FROM anomaly.suggest($1, 20) ORDER BY rank $$;
 -- Series: a row of each host each minute.
@@ -30,27 +20,27 @@ CREATE TABLE suggest_old AS SELECT timestamp '2020-01-01' + i * interval '1 hour
 SELECT rank, watches, regexp_replace(why, '\d+ days old', 'n days old') AS why, call ~ 'training_window' AS looks_back FROM anomaly.suggest('suggest_old');
 -- Each runs, and so does the call that says what it would cost; what is watched is not proposed again.
 CREATE TEMP TABLE proposed AS SELECT s AS source, p.* FROM unnest('{suggest_hosts,"\"Suggest Orders\"",suggest_old}'::text[]) s, anomaly.suggest(s, 50) p;
-SELECT source, count(*) AS calls, count(DISTINCT call) AS different, count(*) FILTER (WHERE pg_temp.attempt(call) = 'accepted') AS accepted FROM proposed GROUP BY 1 ORDER BY 1;
-SELECT pg_temp.attempt(call) FROM proposed WHERE pg_temp.attempt(call) <> 'accepted';
+SELECT source, count(*) AS calls, count(DISTINCT call) AS different, count(*) FILTER (WHERE helper.attempt(call) = 'accepted') AS accepted FROM proposed GROUP BY 1 ORDER BY 1;
+SELECT helper.attempt(call) FROM proposed WHERE helper.attempt(call) <> 'accepted';
 -- No worker comes between.
 UPDATE anomaly.detector SET enabled = false WHERE detector ~* '^suggest';
 SELECT count(*) AS detectors, count(*) FILTER (WHERE status = 'active') AS trained, count(*) FILTER (WHERE status = 'warming') AS warming FROM anomaly.detectors WHERE detector ~* '^suggest';
 SELECT count(*) AS again FROM unnest('{suggest_hosts,"\"Suggest Orders\"",suggest_old}'::text[]) s, anomaly.suggest(s, 50);
-SELECT pg_temp.attempt(cost) FROM proposed WHERE source = 'suggest_hosts' OR watches ~ '^(avg of failed|sum of)' ORDER BY watches;
+SELECT helper.attempt(cost) FROM proposed WHERE source = 'suggest_hosts' OR watches ~ '^(avg of failed|sum of)' ORDER BY watches;
 -- Of a large table, pages drawn at random.
 CREATE TABLE suggest_large AS SELECT now() - i * interval '1 second' AS at, i * 7919 % 101 AS v FROM generate_series(1, 100000) i;
 ANALYZE suggest_large;
 SELECT watches, entities, abs(points_per_day - 86400) < 4000 AS near FROM anomaly.suggest('suggest_large');
 
 CREATE TABLE suggest_empty (at timestamptz, v float8);
-SELECT pg_temp.attempt(command) FROM unnest(ARRAY[
+SELECT helper.attempt(command) FROM unnest(ARRAY[
     'SELECT anomaly.suggest(NULL)', 'SELECT anomaly.suggest(''suggest_empty'')', 'SELECT anomaly.suggest(''suggest_customers'')', 'SELECT anomaly.suggest(''suggest_hots'')', 'SELECT anomaly.suggest(''suggest_hosts'', 0)',
     'SELECT anomaly.suggest(''SELECT now() AS at; SELECT 1'')']) command;
 INSERT INTO suggest_empty VALUES (now(), 1), (now(), 'NaN'), ('infinity', 'Infinity'), (NULL, NULL);
 SELECT count(*) FROM anomaly.suggest('suggest_empty');
 CREATE ROLE suggest_stranger;
 SET ROLE suggest_stranger;
-SELECT pg_temp.attempt('SELECT anomaly.suggest(''suggest_hosts'')');
+SELECT helper.attempt('SELECT anomaly.suggest(''suggest_hosts'')');
 RESET ROLE;
 
 -- anomaly.estimate_cost: by a rehearsal it is what a scan takes afterwards; by its runs what these took.
@@ -68,7 +58,7 @@ SELECT s.entities = count(*) AS entities, s.state_bytes::float8 / sum(octet_leng
 SELECT s.ms_per_scan / (extract(epoch FROM r.duration)::float8 * 1000) BETWEEN 0.02 AND 50 AS ms FROM cost_said s, anomaly.runs r WHERE r.detector = 'cost_real' AND kind = 'scan';
 SELECT round((rows_per_scan / 1200)::numeric, 1) AS rows, entities, basis ~ '^its latest 1 scans' AS by_runs FROM anomaly.estimate_cost('cost_real');
 SELECT round((rows_per_scan / 120)::numeric, 1) AS rows, scans_per_day FROM anomaly.estimate_cost('cost_real', '1 minute');
-SELECT pg_temp.attempt(command) FROM unnest(ARRAY[
+SELECT helper.attempt(command) FROM unnest(ARRAY[
     'SELECT anomaly.estimate_cost(NULL)', 'SELECT anomaly.estimate_cost(''cost_real'', ''0 s'')', 'SELECT anomaly.estimate_cost(''cost_rows'', ''-1 minute'')', 'SELECT anomaly.estimate_cost(''suggest_customers'')',
     'SELECT anomaly.estimate_cost(''cost_rows'', settings => ''{"strategy": "magic"}'')', 'SELECT anomaly.estimate_cost(''cost_rows'', settings => ''{"evry": 1}'')', 'SELECT anomaly.estimate_cost(''SELECT now() AS at, 1 AS v WHERE false'')',
     'SELECT anomaly.estimate_cost(anomaly.create_detector(''data_outlier'', ''zscore'', ''cost_brought''))']) command;

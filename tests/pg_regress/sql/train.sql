@@ -1,15 +1,6 @@
 -- Training on passed rows, of all detectors, and by itself.
 SET TIME ZONE 'UTC';
 TRUNCATE anomaly.sample;    -- of other files: it is learned from
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE result text; hint text;
-BEGIN
-    EXECUTE command INTO result;
-    RETURN result;
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN SQLSTATE || ': ' || SQLERRM || coalesce(' (HINT: ' || nullif(hint, '') || ')', '');
-END $$;
 
 -- A hundred days, one row an hour; the level was another one until thirty days ago.
 CREATE TABLE hourly AS SELECT date_trunc('hour', now()) - i * interval '1 hour' AS at, CASE WHEN i > 720 THEN 1000 ELSE 10 END + (i * 7919 % 101) / 100.0 AS v FROM generate_series(1, 2400) i;
@@ -41,7 +32,7 @@ SELECT status, trained_rows, entities FROM anomaly.train('fed', rows => (SELECT 
   FROM generate_series(1, 400) i));
 SELECT count(*) FROM anomaly.process_data_point('{"cpu": 9000, "entity_id": "web1", "users": 3}');
 SELECT status, trained_rows FROM anomaly.train('fed', 'SELECT at AS "timestamp", v AS cpu, 3 AS users, true AS weekend FROM history');
-SELECT pg_temp.attempt(format('SELECT anomaly.train(%s)', call)) FROM unnest(ARRAY[$$'fed', '[{]'$$, $$'fed', rows => '{}'$$, $$'fed', rows => '[3]'$$, $$'fed', 'hitsory'$$, $$'fed', 'history', '[]'$$, $$'fed', rows => '[{"timestamp": "soon", "value": 3}]'$$,
+SELECT helper.answer(format('SELECT anomaly.train(%s)', call)) FROM unnest(ARRAY[$$'fed', '[{]'$$, $$'fed', rows => '{}'$$, $$'fed', rows => '[3]'$$, $$'fed', 'hitsory'$$, $$'fed', 'history', '[]'$$, $$'fed', rows => '[{"timestamp": "soon", "value": 3}]'$$,
     $$'fed', rows => '[{"timestamp": "2020-01-01", "cpu": "much"}]'$$, $$'7 days', 'SELECT 1 AS v'$$, $$'7 days', 'SELECT now() AS at'$$, $$NULL$$, $$'no such', rows => '[]'$$]) call;
 
 -- check_c9_train_all: a row for each, with the reason where it was not
@@ -52,7 +43,7 @@ INSERT INTO empty VALUES (now() - interval '1 hour', 0);
 SELECT anomaly.create_detector('data_drift', 'zscore', 'v', source => 'hourly', name => 'off') AS off, anomaly.disable('off');
 SELECT * FROM anomaly.train_all() ORDER BY detector;
 SELECT * FROM anomaly.train_all('data_drift') ORDER BY detector;
-SELECT pg_temp.attempt($$SELECT anomaly.train_all('nonsense')$$);
+SELECT helper.answer($$SELECT anomaly.train_all('nonsense')$$);
 CREATE ROLE reg5_trainer;
 SET ROLE reg5_trainer;
 SELECT * FROM anomaly.train_all();
@@ -60,7 +51,7 @@ RESET ROLE;
 GRANT anomaly_monitor TO reg5_trainer;
 SET ROLE reg5_trainer;
 SELECT * FROM anomaly.train_all();
-SELECT pg_temp.attempt($$SELECT anomaly.train('7 days', 'SELECT now() AS at, 1 AS v')$$);
+SELECT helper.answer($$SELECT anomaly.train('7 days', 'SELECT now() AS at, 1 AS v')$$);
 RESET ROLE;
 DROP ROLE reg5_trainer;
 

@@ -1,15 +1,5 @@
 -- Why there was no alert, or which one: what decided, in order, with the figures as they were judged.
 SET TIME ZONE 'UTC';
-CREATE FUNCTION pg_temp.attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'accepted';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(' | ', SQLSTATE, SQLERRM, hint);
-END $$;
 CREATE TABLE why_clock AS SELECT date_trunc('day', now()) - interval '40 hours' AS zero;
 CREATE FUNCTION pg_temp.set_clock(minute int) RETURNS void LANGUAGE sql AS $$
     UPDATE anomaly.detector SET settle = clock_timestamp() - zero - minute * interval '1 minute' FROM why_clock WHERE detector ~ '^why_' $$;
@@ -119,7 +109,7 @@ SELECT * FROM pg_temp.why('why_brought', 72, NULL);
 SELECT count(*) AS copies FROM anomaly.detector WHERE detector ~ 'backend';
 SELECT count(*) - alerts AS brought FROM anomaly.alert, why_left GROUP BY alerts;
 
-SELECT pg_temp.attempt(command) FROM unnest(ARRAY[
+SELECT helper.attempt(command) FROM unnest(ARRAY[
     'SELECT anomaly.why_not(''why_nothing'', now())', 'SELECT anomaly.why_not(NULL, now())', 'SELECT anomaly.why_not(''why_zscore'', NULL)',
     'SELECT anomaly.why_not(''why_zscore'', ''infinity'', ''a'')', 'SELECT anomaly.why_not(''why_zscore'', ''-infinity'', ''a'')', 'SELECT anomaly.why_not(''why_zscore'', now() + interval ''1 day'', ''a'')',
     'SELECT anomaly.why_not(''why_zscore'', now())']) command;
@@ -127,9 +117,9 @@ CREATE ROLE why_stranger;
 CREATE ROLE why_member;
 GRANT anomaly_monitor TO why_member;
 SET ROLE why_stranger;
-SELECT pg_temp.attempt('SELECT anomaly.why_not(''why_zscore'', now(), ''a'')');
+SELECT helper.attempt('SELECT anomaly.why_not(''why_zscore'', now(), ''a'')');
 SET ROLE why_member;
-SELECT pg_temp.attempt('SELECT anomaly.why_not(''why_zscore'', now(), ''a'')');
+SELECT helper.attempt('SELECT anomaly.why_not(''why_zscore'', now(), ''a'')');
 RESET ROLE;
 SELECT count(anomaly.drop_detector(detector)) FROM anomaly.detectors WHERE detector ~ '^why_';
 SELECT count(anomaly.drop_calendar(id)) FROM anomaly.calendars;

@@ -44,7 +44,7 @@ RESET ROLE;
 
 -- What is not the model's counts at the next scan, and the model stays.
 SELECT changed, effect FROM anomaly.alter_detector('reading_v', '{"alerts_per_day": 0.5, "threshold": 4, "direction": "above", "fire_after": 2, "every": "5 minutes"}');
-SELECT threshold, alerts_per_day, direction, fire_after, every, updated_at > created_at AS updated, model_version, next_due > now() AS later FROM anomaly.detectors;
+SELECT threshold, alerts_per_day, direction, fire_after, every, updated_at > created_at AS updated, model_version, next_due > updated_at AS later FROM anomaly.detectors;
 INSERT INTO reading SELECT clock_timestamp() + i * interval '1 microsecond', 'h0', 1e6 FROM generate_series(1, 2) i;
 SELECT alerts_opened FROM anomaly.scan('reading_v');
 SELECT points, value, direction, model_version FROM anomaly.alerts;

@@ -316,7 +316,7 @@ def replayed(database, series, restarts):
         SELECT anomaly.watch('metric', 'value', 'at', 'entity', name => name, every => every, settle => clock_timestamp() - (SELECT min(at) FROM day) - interval '1 second')
           FROM (VALUES ('live', interval '1 second'), ('twin', '1000 days')) d (name, every);
     """, database)
-    began, end = query("SELECT min(at), max(at) + interval '15 minutes' FROM day", database).split("|")
+    began, end = query("SELECT min(at), max(at) + interval '5 minutes' FROM day", database).split("|")
     steps = int(query(f"SELECT extract(epoch FROM timestamptz '{end}' - '{began}') / 900", database).split(".")[0])
     moments = sorted(random.Random(steps).sample(range(1, steps), restarts)) if restarts else []
     for step in range(1, steps + 1):

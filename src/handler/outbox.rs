@@ -448,6 +448,7 @@ fn subject<'a>(alert: &'a Map<String, Value>, transition: &'a str) -> Subject<'a
         detector: text(alert, "detector"),
         entity: text(alert, "entity"),
         anomaly_type: text(alert, "anomaly_type"),
+        kind: text(alert, "kind"),
         severity: severity(alert),
         transition,
     }

@@ -37,6 +37,7 @@ pub struct Matchers {
     detector: Vec<String>,
     entity: Vec<String>,
     anomaly_type: Vec<String>,
+    kind: Vec<String>,
     transitions: Vec<String>,
     min_severity: Option<Severity>,
 }
@@ -48,11 +49,16 @@ pub struct Subject<'a> {
     /// Empty for a detector without entities.
     pub entity: &'a str,
     pub anomaly_type: &'a str,
+    /// One of [`ALERT_KINDS`].
+    pub kind: &'a str,
     pub severity: Severity,
     pub transition: &'a str,
 }
 
-const KEYS: &str = "detector, entity, anomaly_type, transitions and min_severity";
+/// What an alert is about: a value, missing values, or a detector that cannot run.
+pub const ALERT_KINDS: [&str; 3] = ["anomaly", "no_data", "error"];
+
+const KEYS: &str = "detector, entity, anomaly_type, kind, transitions and min_severity";
 
 fn wrong(message: String, hint: impl Into<String>) -> Error {
     Error::InvalidParameter { message, hint: hint.into() }
@@ -96,6 +102,7 @@ impl Matchers {
                 "detector" => parsed.detector = texts(key, value)?,
                 "entity" => parsed.entity = texts(key, value)?,
                 "anomaly_type" => parsed.anomaly_type = texts(key, value)?,
+                "kind" => parsed.kind = texts(key, value)?,
                 "transitions" => parsed.transitions = texts(key, value)?,
                 "min_severity" => {
                     let named = value.as_str().unwrap_or_default();
@@ -115,6 +122,12 @@ impl Matchers {
                 }
             }
         }
+        if let Some(name) = parsed.kind.iter().find(|k| !ALERT_KINDS.contains(&k.as_str())) {
+            return Err(wrong(
+                format!("unknown kind of alerts \"{name}\""),
+                format!("kinds are {}", ALERT_KINDS.join(", ")),
+            ));
+        }
         if let Some(name) = parsed.transitions.iter().find(|t| !TRANSITIONS.contains(&t.as_str())) {
             return Err(wrong(
                 format!("unknown transition \"{name}\""),
@@ -131,6 +144,7 @@ impl Matchers {
             ("detector", &self.detector),
             ("entity", &self.entity),
             ("anomaly_type", &self.anomaly_type),
+            ("kind", &self.kind),
             ("transitions", &self.transitions),
         ] {
             if !texts.is_empty() {
@@ -156,6 +170,7 @@ impl Matchers {
         is_among(&self.detector, subject.detector)
             && is_among(&self.entity, subject.entity)
             && is_among(&self.anomaly_type, subject.anomaly_type)
+            && is_among(&self.kind, subject.kind)
             && self.min_severity.is_none_or(|least| subject.severity >= least)
     }
 

@@ -9,6 +9,7 @@ const SUBJECT: Subject = Subject {
     detector: "orders",
     entity: "shop1",
     anomaly_type: "data_outlier",
+    kind: "anomaly",
     severity: Severity::Critical,
     transition: "opened",
 };
@@ -28,6 +29,8 @@ fn all_matchers_have_to_hold() {
         (json!({"entity": "shop2", "detector": "orders"}), false),
         (json!({"entity": ""}), false),
         (json!({"anomaly_type": ["data_drift"]}), false),
+        (json!({"kind": ["no_data", "anomaly"]}), true),
+        (json!({"kind": "error"}), false),
         (json!({"min_severity": "critical"}), true),
         (json!({"min_severity": "info"}), true),
         (json!({"min_severity": "emergency"}), false),
@@ -51,6 +54,7 @@ fn matchers_that_cannot_be_are_refused_with_what_can() {
         (json!({"entity": []}), "entity", "leave out"),
         (json!({"min_severity": "fatal"}), "fatal", "emergency"),
         (json!({"min_severity": null}), "null", "emergency"),
+        (json!({"kind": "no data"}), "no data", "no_data"),
         (json!({"transitions": ["opened", "closed"]}), "closed", "withdrawn"),
     ] {
         match Matchers::parse(&matchers) {

@@ -24,10 +24,7 @@
 //! although the ranges of every hour have still to learn it, and a spike from it is another.
 //!
 //! The surprise itself is calibrated once more by its own past, so that p is what it says however the
-//! parts depend on each other: shares where many were seen, beyond that an exponential tail. Of a point that
-//! is rarer than any so far the residual says by how much: three quarters of what its own tail extrapolates are
-//! believed. Without that no point would be as rare as a detector of hundreds of entities has to ask for.
-//! What was
+//! parts depend on each other: shares where many were seen, beyond that an exponential tail. What was
 //! never seen gets rarer the more was seen (the chance that the next of n points is a record is 2/n), so
 //! that older surprises count for less.
 //!
@@ -70,8 +67,6 @@ const INTERVALS: f64 = 64.0;
 const IMPOSSIBLE: f64 = 1e4;
 /// What the −ln p of a residual counts for if that is news by itself.
 const FIRM: f64 = 4.0;
-/// The share that is believed of what the residual's −ln p extrapolates beyond what its points can vouch for.
-const BELIEVED: f64 = 0.75;
 /// Of counts and ratios, what lies within so many standard deviations of chance is no news.
 const CHANCE: f64 = 2.0;
 /// A range of so few points says nothing yet.
@@ -1026,29 +1021,12 @@ impl Surprise {
 
     /// Where the range of normal values ends on one side.
     fn bound(&self, side: &Side, direction: Direction, rule: &Rule) -> f64 {
-        if let Some(threshold) = rule.threshold {
-            return side.bound(direction, threshold);
-        }
-        let bound = self.bound_of_p(side, direction, rule.ln_alpha);
-        if rule.ln_alpha >= -side.known {
-            return bound;
-        }
-        let rare = self.bound_of_p(side, direction, -side.known);
-        let firm = side.firm_bound(direction, -rule.ln_alpha);
-        match direction {
-            Direction::High => bound.min(rare.max(firm)),
-            _ => bound.max(rare.min(firm)),
-        }
-    }
-
-    /// Where the calibrated surprise falls to a p on one side.
-    fn bound_of_p(&self, side: &Side, direction: Direction, ln_p: f64) -> f64 {
-        let critical = self.surprises.critical(ln_p);
-        let bound = side.bound(direction, self.untold(critical));
+        let bound = side.bound(direction, self.limit(rule));
         let sign = if direction == Direction::High { 1.0 } else { -1.0 };
-        if self.explained * sign <= 0.0 {
+        if rule.threshold.is_some() || self.explained * sign <= 0.0 {
             return bound;
         }
+        let critical = self.surprises.critical(rule.ln_alpha);
         let further = finite(side.bound(direction, critical) + self.explained);
         if direction == Direction::High { bound.max(further) } else { bound.min(further) }
     }
@@ -1274,7 +1252,6 @@ impl<'a> Side<'a> {
             (self.total(self.novelty(x), b), b)
         };
         let told = self.surprise.told(s).min(self.rest(value));
-        let ln_p = self.surprise.surprises.ln_p(told);
         Judged {
             at: point.at,
             value: value.to_bits(),
@@ -1285,37 +1262,10 @@ impl<'a> Side<'a> {
             spread: self.expectation.spread(),
             s,
             told,
-            ln_p: if ln_p < -self.known { ln_p.min(-self.firm(b)) } else { ln_p },
+            ln_p: self.surprise.surprises.ln_p(told),
             x: self.news(value),
             b,
         }
-    }
-
-    /// −ln p of a point that is rarer than any so far, by −ln p of its residual.
-    fn firm(&self, base: f64) -> f64 {
-        self.known + BELIEVED * (base - self.known)
-    }
-
-    /// Where [`Side::firm`] reaches a −ln p on one side.
-    fn firm_bound(&self, side: Direction, wanted: f64) -> f64 {
-        let sign = if side == Direction::High { 1.0 } else { -1.0 };
-        let at = |d: f64| finite(self.expected + sign * d);
-        let excess = |d: f64| {
-            let x = self.expectation.without_rounding(at(d));
-            if self.expectation.is_impossible(x) {
-                return f64::MAX;
-            }
-            self.firm(-self.expectation.ln_p(x)) - wanted
-        };
-        let step = self.expectation.spread().max(1e-9 * self.expected.abs()).max(1e-300);
-        let (mut low, mut high) = (0.0, step);
-        while excess(high) <= 0.0 {
-            if !(self.expected + sign * 4.0 * high).is_finite() {
-                return finite(sign * f64::INFINITY);
-            }
-            (low, high) = (high, 4.0 * high);
-        }
-        at(root(&excess, low, high))
     }
 
     /// S of a value.
